@@ -5,18 +5,63 @@ The key comes from an environment variable alone and stands in no message, log, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import asyncio
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from prefopt.config import Config
+from prefopt.engines.replies import (
+    FILTERED,
+    GAVE_UP,
+    NO_ROOM,
+    ChatReply,
+    Fault,
+    read_refusal,
+    read_reply,
+    shown_message,
+)
+from prefopt.errors import PrefoptError
 
-# why a reply has no text (`ChatReply.error`); stable, they serve as reasons of dropped rows
-GAVE_UP = "server gave up"  # all retries used: asking again later may help
-NO_ROOM = "prompt fills the model's context"  # asking again does not help
-FILTERED = "refused by the server's filter"  # nor here
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+__all__ = ["FILTERED", "GAVE_UP", "NO_ROOM", "ChatClient", "ChatReply", "ChatRequest", "ServerSettings"]
+
+OnReply = Callable[[int, ChatReply], None]
+# they say how calls are made, not what is asked: a run continues although they were changed
+HOW = ("api_key_env", "concurrency", "timeout_s", "retries", "backoff_s", "backoff_max_s", "give_up_after")
+# fields of a request that have a setting of their own
+OWN = frozenset(
+    [
+        "model",
+        "messages",
+        "seed",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "stream",
+        "logprobs",
+        "top_logprobs",
+    ]
+)
+NO_KEY = "EMPTY"  # what servers without keys are sent
 
 
 class ServerSettings(Config):
@@ -29,7 +74,7 @@ class ServerSettings(Config):
     timeout_s: float = Field(120.0, gt=0, description="longest wait for one call, seconds")
     retries: int = Field(6, ge=0, description="further tries of a call that failed")
     backoff_s: float = Field(1.0, ge=0, description="mean wait before the first retry, seconds; then doubled")
-    backoff_max_s: float = Field(60.0, ge=0, description="longest such wait, seconds")
+    backoff_max_s: float = Field(60.0, ge=0, description="longest mean wait before a retry, seconds")
     give_up_after: int = Field(
         16, ge=1, description="stop the run when this many calls in a row failed for good"
     )
@@ -38,10 +83,48 @@ class ServerSettings(Config):
     )
     extra: dict[str, Any] = Field({}, description="further fields of every request, e.g. {min_p: 0.05}")
 
+    @model_validator(mode="after")
+    def _sound(self) -> ServerSettings:
+        # checked here and not field by field: a field's error line shows what was given, which may be a key
+        if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
+            raise ValueError(
+                "api_key_env is the NAME of an environment variable (capitals), e.g. OPENAI_API_KEY"
+            )
+        if problem := _url_problem(self.base_url):
+            raise ValueError(f"base_url {problem}; write it like http://127.0.0.1:8000/v1")
+        for name in self.extra:
+            if name in OWN:
+                raise ValueError(f"extra.{name} has a setting of its own; remove it from extra")
+            if re.search(r"api_?key|authorization|secret|password", name, re.IGNORECASE):
+                raise ValueError("extra holds a key; keys are read from the environment (api_key_env)")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _what_is_asked(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """As JSON (manifest, key of a stage) only what the answers depend on."""
+        data: dict[str, Any] = write(self)
+        return {name: value for name, value in data.items() if info.mode != "json" or name not in HOW}
+
+
+def _url_problem(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        return "is no http or https address"
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return "holds a user, a password or a query, where no key may stand (api_key_env)"
+    return "goes beyond /v1" if parts.path.rstrip("/").endswith("/completions") else ""
+
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One call. max_tokens: longest answer; top_logprobs > 0: ask for the likeliest tokens at each position."""
+    """One call. max_tokens: longest answer; top_logprobs > 0: ask for the likeliest tokens at each position.
+
+    extra: further fields of this request's body (over the settings' own).
+    """
 
     messages: Sequence[Mapping[str, Any]]
     max_tokens: int
@@ -52,36 +135,173 @@ class ChatRequest:
     extra: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class ChatReply:
-    """What came back. error: empty, or GAVE_UP, NO_ROOM or FILTERED (then text is empty).
-
-    latency_s (seconds) is of the call that succeeded. top_logprobs: per answer token, token -> log-prob in nats; None
-    where the server gives none.
-    """
-
-    text: str
-    finish_reason: str = "stop"
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    latency_s: float = 0.0
-    top_logprobs: tuple[dict[str, float], ...] | None = None
-    error: str = ""
-
-
 class ChatClient:
-    """Asks one server."""
+    """Asks one server. Needs the package `openai` when it asks."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
+        self._jitter = random.Random()  # of its own: the global random state stays as it is
 
-    def ask(
-        self, requests: Sequence[ChatRequest], on_reply: Callable[[int, ChatReply], None] | None = None
-    ) -> list[ChatReply]:
+    def ask(self, requests: Sequence[ChatRequest], on_reply: OnReply | None = None) -> list[ChatReply]:
         """One reply per request, in order; `on_reply(index, reply)` is called as each arrives, errors included.
+
+        Every call is tried 1 + `retries` times on 408, 409, 425, 429, 5xx, timeouts, lost connections and replies that
+        cannot be read. A call that failed for good has GAVE_UP as its `error`; NO_ROOM and FILTERED are not retried.
 
         Raises:
             PrefoptError: the server refuses the request itself (key, model, a bad field), or `give_up_after` calls in
                 a row failed for good. What was answered before has been handed to `on_reply`.
         """
-        raise NotImplementedError
+        if not requests:
+            return []
+        return _run(_Asking(self.settings, _key(self.settings), self._jitter, requests, on_reply).all())
+
+
+def _run(work: Coroutine[Any, Any, list[ChatReply]]) -> list[ChatReply]:
+    """Run to the end, also where an event loop runs already (a notebook): then in a thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def _key(settings: ServerSettings) -> str:
+    """The key of the environment; empty where there is none."""
+    key = os.environ.get(settings.api_key_env, "").strip()
+    if not (key.isascii() and (key.isprintable() or not key)):
+        raise PrefoptError(
+            f"environment variable {settings.api_key_env} holds characters that no key has; set it anew"
+        )
+    return key
+
+
+class _Asking:
+    """One `ask`: the requests, what came back so far, and the calls given up in a row."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        key: str,
+        jitter: random.Random,
+        requests: Sequence[ChatRequest],
+        on_reply: OnReply | None,
+    ) -> None:
+        self.settings, self.requests, self.on_reply = settings, requests, on_reply
+        self.key, self.jitter = key, jitter
+        self.replies: dict[int, ChatReply] = {}
+        self.failed_in_a_row = 0
+
+    async def all(self) -> list[ChatReply]:
+        """As many workers as calls may be in flight, each with its next request."""
+        from openai import AsyncOpenAI
+
+        todo = iter(range(len(self.requests)))
+        workers = min(self.settings.concurrency, len(self.requests))
+        client = AsyncOpenAI(
+            api_key=self.key or NO_KEY,
+            base_url=self.settings.base_url,
+            timeout=self.settings.timeout_s,
+            max_retries=0,
+        )
+        async with client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(workers):
+                        group.create_task(self._work(client, todo))
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+        return [self.replies[index] for index in range(len(self.requests))]
+
+    async def _work(self, client: AsyncOpenAI, todo: Iterator[int]) -> None:
+        for index in todo:
+            reply, fault = await self._one(client, self.requests[index])
+            self.replies[index] = reply
+            if self.on_reply is not None:
+                self.on_reply(index, reply)
+            self.failed_in_a_row = self.failed_in_a_row + 1 if reply.error == GAVE_UP else 0
+            if self.failed_in_a_row >= self.settings.give_up_after:
+                raise PrefoptError(
+                    f"{self.settings.base_url}: {self.failed_in_a_row} calls in a row failed, each tried "
+                    f"{self.settings.retries + 1} times (the last: {fault}); start again when the server answers"
+                )
+
+    async def _one(self, client: AsyncOpenAI, request: ChatRequest) -> tuple[ChatReply, str]:
+        """The reply to one request, and the last fault if it was given up."""
+        fault = ""
+        for attempt in range(self.settings.retries + 1):
+            start = time.perf_counter()
+            try:
+                reply = await self._try(client, request)
+                return replace(reply, latency_s=time.perf_counter() - start), ""
+            except Fault as error:
+                fault, after = str(error), error.after_s
+            if attempt < self.settings.retries:
+                await asyncio.sleep(self._wait(attempt, after))
+        return ChatReply("", finish_reason="error", error=GAVE_UP), fault
+
+    def _wait(self, attempt: int, after_s: float | None) -> float:
+        """Seconds to wait: the server's wish and a little more, or an exponential backoff, half to one and a half times."""
+        if after_s is not None:
+            return after_s + self.jitter.random() * self.settings.backoff_s
+        mean = min(self.settings.backoff_s * 2.0 ** min(attempt, 60), self.settings.backoff_max_s)
+        return mean * self.jitter.uniform(0.5, 1.5)
+
+    async def _try(self, client: AsyncOpenAI, request: ChatRequest) -> ChatReply:
+        """One call.
+
+        Raises:
+            Fault: worth another try.
+            PrefoptError: the server refuses the request itself.
+        """
+        import openai
+
+        try:
+            # the client's own timeout is per read: a server that drips would hold the call for ever
+            async with asyncio.timeout(self.settings.timeout_s):
+                raw = await client.chat.completions.with_raw_response.create(
+                    **request_body(request, self.settings)
+                )
+            return read_reply(raw.content)
+        except (TimeoutError, openai.APITimeoutError):
+            raise Fault(f"no reply within {self.settings.timeout_s:g} s") from None
+        except openai.APIConnectionError:
+            raise Fault("no connection, or it was lost") from None
+        except openai.APIStatusError as error:
+            reply = read_refusal(error.status_code, error.response.headers, error.body)
+            if reply is not None:
+                return reply
+            raise PrefoptError(self._refused(error.status_code, error.body, request)) from None
+        except openai.OpenAIError as error:
+            raise Fault(f"{type(error).__name__} of the client") from None
+
+    def _refused(self, status: int, body: Any, request: ChatRequest) -> str:
+        settings = self.settings
+        where = f"{settings.base_url}: refused (HTTP {status})"
+        if status in (401, 403):
+            state = "the key in" if self.key else "set"
+            return f"{where}; check {state} the environment variable {settings.api_key_env}"
+        contents = [str(message.get("content") or "") for message in request.messages]
+        words = shown_message(body, contents, self.key)
+        said = f": {words}" if words else ""
+        if status == 404:
+            return f"{where}{said}; check server.base_url (up to and with /v1) and server.model {settings.model!r}"
+        return f"{where}{said}; check the server's settings (server.extra, server.length_field, lengths)"
+
+
+def request_body(request: ChatRequest, settings: ServerSettings) -> dict[str, Any]:
+    """Arguments of `chat.completions.create`; fields that are not OpenAI's own go by `extra_body`."""
+    body: dict[str, Any] = {
+        "model": settings.model,
+        "messages": [dict(message) for message in request.messages],
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        settings.length_field: request.max_tokens,
+    }
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    extra = {**settings.extra, **(request.extra or {})}
+    return {**body, "extra_body": extra} if extra else body
