@@ -31,6 +31,15 @@ class LoraSettings(Config):
     )
 
 
+class SyncReference(Config):
+    """A reference that follows the trained model (TR-DPO, 2404.09656)."""
+
+    alpha: float = Field(
+        1.0, ge=0, le=1, description="share of the model in the new reference; 1: the model itself"
+    )
+    every_steps: int = Field(512, ge=1, description="optimizer steps between two updates of the reference")
+
+
 class TrainConfig(Config):
     """Settings of 07-train."""
 
@@ -80,6 +89,20 @@ class TrainConfig(Config):
     lora: LoraSettings | None = Field(
         None, description="{r, alpha, dropout, target_modules, merge}; null: all weights"
     )
+    load_in_4bit: bool = Field(
+        False, description="hold the frozen weights in 4 bits under an adapter (QLoRA; CUDA and bitsandbytes)"
+    )
+    reference: Literal["auto", "store", "adapter_off"] = Field(
+        "auto",
+        description="reference log-probs: store: of 04-reference; adapter_off: the model without its adapter, "
+        "computed in every step; auto: adapter_off where LoRA meets rows without them",
+    )
+    sync_reference: SyncReference | None = Field(
+        None, description="{alpha, every_steps}: the reference follows the model (TR-DPO); null: it stays"
+    )
+    router_loss: float | None = Field(
+        None, gt=0, description="mixture-of-experts models: factor of the load-balancing loss (null: off)"
+    )
     eval_steps: int | None = Field(
         50, ge=1, description="evaluate on held-out pairs every so many steps (null: at the end)"
     )
@@ -113,6 +136,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         _build(self.loss, self.beta)
+        self._check_adapter()
         needs_eval = self.keep == "best" or self.early_stopping_patience is not None
         if needs_eval and self.eval_steps is None:
             raise ValueError("keep: best and early_stopping_patience need eval_steps; set it")
@@ -121,6 +145,23 @@ class TrainConfig(Config):
                 f"best_by {self.best_by} is of pairs, but the loss is unpaired; set best_by to loss"
             )
         return self
+
+    def _check_adapter(self) -> None:
+        if self.reference == "adapter_off" and self.lora is None:
+            raise ValueError("reference: adapter_off needs an adapter; set lora")
+        if self.load_in_4bit and (self.lora is None or self.lora.merge):
+            raise ValueError(
+                "load_in_4bit trains an adapter on weights that stay in 4 bits; set lora.merge to false, and merge with "
+                "`prefopt merge-adapter`"
+            )
+        if self.sync_reference is None:
+            return
+        if self.reference != "auto" or not self.loss_sum.needs_reference:
+            raise ValueError(
+                "sync_reference computes the reference itself; remove `reference`, and take a loss that reads one"
+            )
+        if self.lora is not None and self.sync_reference.alpha != 1:
+            raise ValueError("sync_reference.alpha must be 1 with lora: a mean of adapters is no adapter")
 
     @property
     def loss_sum(self) -> LossSum:
@@ -224,6 +265,10 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         keep=config.keep,
         metric_for_best_model=config.best_by,
         early_stopping_patience=config.early_stopping_patience,
+        # a store's log-probs are of the weights before they were rounded to 4 bits
+        reference="adapter_off" if config.load_in_4bit and not config.sync_reference else config.reference,
+        sync_reference=config.sync_reference.model_dump() if config.sync_reference else None,
+        router_loss=config.router_loss,
         report_to=[name for name in config.trackers if name != "tensorboard"],
         **optional,
     )

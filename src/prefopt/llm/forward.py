@@ -77,8 +77,10 @@ def turn_off_dropout(model: nn.Module) -> None:
                 setattr(module, attribute, 0.0)
 
 
-def check_examples(examples: Sequence[Example], loss: LossSum) -> None:
+def check_examples(examples: Sequence[Example], loss: LossSum, *, live: bool = False) -> None:
     """Raise unless every row holds what the loss needs.
+
+    live: reference log-probs are computed while training.
 
     Raises:
         PrefoptError: no row; a missing answer, label or reference log-prob; weights for a loss that sorts its rows.
@@ -86,7 +88,7 @@ def check_examples(examples: Sequence[Example], loss: LossSum) -> None:
     if not examples:
         raise PrefoptError("train: no row left to train on; see the dropped rows of the stages before")
     for example in examples:
-        missing = missing_input(example, loss)
+        missing = missing_input(example, loss, live=live)
         if missing:
             raise PrefoptError(f"train: row {example.id!r} has no {missing}")
     if not loss.weightable and any(example.weight != 1.0 for example in examples):
@@ -95,16 +97,16 @@ def check_examples(examples: Sequence[Example], loss: LossSum) -> None:
         )
 
 
-def missing_input(example: Example, loss: LossSum) -> str | None:
+def missing_input(example: Example, loss: LossSum, *, live: bool = False) -> str | None:
     """What of the loss's needs the row lacks, with the remedy; None when it is complete."""
     for role in (role for role in (*POLICY, "kl") if role in loss.needs):
         if role not in example.answers:
             return f"{role!r} answer, which the loss needs"
         wanted = "ref_kl" if role == "kl" else f"ref_{role}"
-        if (wanted in loss.needs or role == "kl") and role not in example.reference:
+        if (wanted in loss.needs or role == "kl") and role not in example.reference and not live:
             return f"{wanted}_logps, which the loss needs; run `prefopt reference` first"
     for name in PREFIXES:
-        if f"ref_{name}" in loss.needs and name not in example.reference:
+        if f"ref_{name}" in loss.needs and name not in example.reference and not live:
             return (
                 f"ref_{name}_logps, which ld_alpha needs; run `prefopt reference --prefix_logps true` first"
             )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prefopt.errors import PrefoptError
+from prefopt.llm.router import RouterTap
 
 Ids = Sequence[int] | np.ndarray
 # prompt ids and answer ids; both hold at least one token
@@ -99,22 +100,40 @@ def completion_logps(
 
 
 def token_logps(
-    model: nn.Module, sequences: Sequence[Pair], *, chunk_tokens: int | None = None, squares: bool = False
+    model: nn.Module,
+    sequences: Sequence[Pair],
+    *,
+    chunk_tokens: int | None = None,
+    squares: bool = False,
+    router: RouterTap | None = None,
 ) -> list[Tensor]:
     """Per-token log-probs of each answer, a list of B tensors [answer tokens], nats, fp32, differentiable.
 
-    squares: tensors [answer tokens, 2] instead, as `head_logps` gives them.
+    squares: tensors [answer tokens, 2] instead, as `head_logps` gives them. router: takes a mixture of experts' routing.
     """
     device = next(model.parameters()).device
-    batch = make_batch(sequences).to(device)
-    return list(batch_logps(model, batch, chunk_tokens=chunk_tokens, squares=squares).split(batch.lengths))
+    batch = make_batch(sequences)
+    tap = None
+    if router is not None:
+        width = batch.input_ids.shape[1]
+        tap = (router, router.weights_of_batch(batch.columns.numpy(), batch.lengths, width))
+    logps = batch_logps(model, batch.to(device), chunk_tokens=chunk_tokens, squares=squares, tap=tap)
+    return list(logps.split(batch.lengths))
 
 
 def batch_logps(
-    model: nn.Module, batch: Batch, *, chunk_tokens: int | None = None, squares: bool = False
+    model: nn.Module,
+    batch: Batch,
+    *,
+    chunk_tokens: int | None = None,
+    squares: bool = False,
+    tap: tuple[RouterTap, np.ndarray] | None = None,
 ) -> Tensor:
-    """Log-probs [N] of all answer tokens of a batch, sequence by sequence, nats, fp32, differentiable."""
-    hidden_BTH = body_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
+    """Log-probs [N] of all answer tokens of a batch, sequence by sequence, nats, fp32, differentiable.
+
+    tap: takes a mixture of experts' routing, with what each token [B * T] counts.
+    """
+    hidden_BTH = body_states(model, batch.input_ids, batch.attention_mask, batch.position_ids, tap)
     hidden_NH = hidden_BTH[batch.rows, batch.columns]
     return head_logps(model, hidden_NH, batch.targets, chunk_tokens=chunk_tokens, squares=squares)
 
@@ -261,7 +280,13 @@ def unwrap(model: nn.Module) -> Any:
             return inner
 
 
-def body_states(model: nn.Module, input_ids: Tensor, attention_mask: Any, position_ids: Tensor) -> Tensor:
+def body_states(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Any,
+    position_ids: Tensor,
+    tap: tuple[RouterTap, np.ndarray] | None = None,
+) -> Tensor:
     """Hidden states [B, T, H] of the body, as its head gets them. attention_mask: whatever the body takes."""
     body = unwrap(model).base_model
     inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -270,7 +295,11 @@ def body_states(model: nn.Module, input_ids: Tensor, attention_mask: Any, positi
         inputs["position_ids"] = position_ids
     if "use_cache" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
         inputs["use_cache"] = False
-    return body(**inputs).last_hidden_state
+    if tap is None:
+        return body(**inputs).last_hidden_state
+    output = body(**inputs, output_router_logits=True)
+    tap[0].add(output.router_logits, tap[1])
+    return output.last_hidden_state
 
 
 def _chunk_logps(

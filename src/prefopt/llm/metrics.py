@@ -44,6 +44,8 @@ def summarize(columns: Columns, loss: LossSum) -> Figures:
     figures: Figures = {}
     if "loss" in data:
         figures["loss"] = (data["weight"] * data["loss"]).mean().item()
+    if "router_loss" in data:
+        figures["router_loss"] = data["router_loss"].mean().item()
     if "completion" in data:
         return figures | _unpaired(data, loss.beta)
     rewards = {role: _reward(data, role, loss.beta) for role in ("chosen", "rejected") if role in data}

@@ -31,6 +31,7 @@ from prefopt.llm.logprobs import (
 )
 from prefopt.llm.masks import MaskForm, cannot_share, make_mask, mask_forms
 from prefopt.llm.packing import Row, pack_sequences
+from prefopt.llm.router import RouterTap
 
 logger = logging.getLogger("prefopt.shared")
 
@@ -84,34 +85,45 @@ def packed_token_logps(
     sharing: Sharing | None = None,
     chunk_tokens: int | None = None,
     squares: bool = False,
+    router: RouterTap | None = None,
 ) -> list[Tensor]:
     """Per-token log-probs of each answer, a list of B tensors [answer tokens]; the rest as `packed_logps`.
 
-    squares: tensors [answer tokens, 2] instead, as `logprobs.head_logps` gives them.
+    squares, router: as `logprobs.token_logps` takes them.
     """
     if sharing is None:
         sharing = sharing_by_config(model)
     if sharing.form is None:
-        return [
-            token_logps(model, [sequence], chunk_tokens=chunk_tokens, squares=squares)[0]
-            for sequence in sequences
-        ]
+        alone = []
+        for place, sequence in enumerate(sequences):
+            tap = router.only(place) if router else None
+            alone += token_logps(model, [sequence], chunk_tokens=chunk_tokens, squares=squares, router=tap)
+            if router and tap:
+                router.join(tap)
+        return alone
     found: dict[int, Tensor] = {}
     for row in pack_sequences(sequences, max_tokens_per_row, pad_to=sharing.form.pad_to):
-        logps = row_logps(model, row, sharing.form, chunk_tokens=chunk_tokens, squares=squares)
+        logps = row_logps(model, row, sharing.form, chunk_tokens=chunk_tokens, squares=squares, router=router)
         found.update(zip(row.places, logps.split(row.lengths), strict=True))
     return [found[place] for place in range(len(sequences))]
 
 
 def row_logps(
-    model: nn.Module, row: Row, form: MaskForm, *, chunk_tokens: int | None = None, squares: bool = False
+    model: nn.Module,
+    row: Row,
+    form: MaskForm,
+    *,
+    chunk_tokens: int | None = None,
+    squares: bool = False,
+    router: RouterTap | None = None,
 ) -> Tensor:
     """Log-probs [N] of all answer tokens of a row, answer by answer, nats, fp32, differentiable."""
     weight = next(model.parameters())
     device = weight.device
     ids, positions = (torch.from_numpy(part)[None].to(device) for part in (row.input_ids, row.position_ids))
     mask = make_mask(form, row, weight.dtype, device)
-    hidden_TH = body_states(model, ids, mask, positions)[0]
+    tap = None if router is None else (router, router.weights_of_row(row))
+    hidden_TH = body_states(model, ids, mask, positions, tap)[0]
     columns, targets = (torch.from_numpy(part).to(device) for part in (row.columns, row.targets))
     return fused_head_logps(model, hidden_TH[columns], targets, chunk_tokens=chunk_tokens, squares=squares)
 

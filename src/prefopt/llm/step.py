@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from prefopt.llm.collate import Share, Slot, constants
 from prefopt.llm.forward import POLICY, PREFIXES, WPO, Table, call_through, detached, mark_last
+from prefopt.llm.live_reference import LiveReference
 from prefopt.llm.logprobs import token_logps
+from prefopt.llm.router import Balance, RouterLoss, RouterTap
 from prefopt.losses import LossSum
 
 
@@ -23,13 +25,20 @@ class StepRunner:
     `weight`, `loss`; for LD-DPO also `*_prefix` sums, for WPO `wpo_weight`. It is the same on every process.
 
     tokens_of: per-token log-probs of sequences, `logprobs.token_logps` or `rows.SharedTokens`.
-    roles: answers that the loss reads. leaves: columns through which its gradient flows.
+    reference: None where the rows' stored log-probs are the reference. router: of a mixture of experts. roles: answers that the loss reads. leaves: columns through which its gradient flows.
     """
 
     def __init__(
-        self, accelerator: Accelerator, loss: LossSum, tokens_of: Callable[..., list[Tensor]] = token_logps
+        self,
+        accelerator: Accelerator,
+        loss: LossSum,
+        tokens_of: Callable[..., list[Tensor]] = token_logps,
+        reference: LiveReference | None = None,
+        router: RouterLoss | None = None,
     ) -> None:
+        self.router = router
         self.tokens_of = tokens_of
+        self.reference = reference
         self.accelerator = accelerator
         self.loss = loss
         self.roles = tuple(role for role in POLICY if role in loss.needs)
@@ -50,14 +59,16 @@ class StepRunner:
         """Losses of single rows: one forward and one backward per micro-batch."""
         scale = self.processes / share.rows  # gradients are averaged over processes
         tables = []
+        balance = self._balance(model, share)
         for slots, is_last in mark_last(share.micro_batches):
             with self._sync(model, is_last):
-                table = self._columns(model, slots, self.roles)
+                tap = self._tap(slots)
+                table = self._columns(model, slots, self.roles, tap)
                 table["loss"] = self.losses(table, progress)
                 total = (table["loss"] * (table["weight"] * table["valid"])).sum() * scale
-                self.accelerator.backward(total)
+                self.accelerator.backward(self._with_balance(total, balance, tap))
             tables.append(detached(table))
-        return self._gather(tables)
+        return self._gather(tables) | self._balance_column(balance, share.rows)
 
     def _coupled_step(self, model: nn.Module, share: Share, progress: float) -> Table:
         """Losses that need the whole step: log-probs first, then d loss / d log-prob drives the backward passes."""
@@ -68,16 +79,50 @@ class StepRunner:
         total = (losses * whole["weight"]).sum() / share.rows
         found = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
         slopes = dict(zip(leaves, found, strict=True))
+        balance = self._balance(model, share)
         for slots, is_last in mark_last(share.micro_batches):
             positions = [slot.position for slot in slots]
             valid = torch.tensor([float(slot.valid) for slot in slots], device=self.accelerator.device)
             with self._sync(model, is_last):
-                logps = self._logps(model, slots, self.roles)
+                tap = self._tap(slots)
+                logps = self._logps(model, slots, self.roles, router=tap)
                 parts = [
                     (logps[name] * slopes[name][positions].to(valid) * valid).sum() for name in self.leaves
                 ]
-                self.accelerator.backward(torch.stack(parts).sum() * self.processes)
-        return whole | {"loss": losses.detach()}
+                total = torch.stack(parts).sum() * self.processes
+                self.accelerator.backward(self._with_balance(total, balance, tap))
+        return whole | {"loss": losses.detach()} | self._balance_column(balance, share.rows)
+
+    def _tap(self, slots: Sequence[Slot]) -> RouterTap | None:
+        return self.router.tap([slot.valid for slot in slots], len(self.roles)) if self.router else None
+
+    def _balance(self, model: nn.Module, share: Share) -> Balance | None:
+        """The load-balancing loss of the step, once it is known where its tokens go."""
+        if self.router is None:
+            return None
+        taps = []
+        with torch.no_grad():
+            for slots in share.micro_batches:
+                tap = self.router.tap([slot.valid for slot in slots], len(self.roles))
+                self._logps(model, slots, self.roles, router=tap)
+                taps.append(tap)
+        chosen, tokens = sum(tap.chosen for tap in taps), sum(tap.tokens for tap in taps)
+        return Balance(
+            self.router.factor, self.accelerator.reduce(chosen, "sum"), self.accelerator.reduce(tokens, "sum")
+        )
+
+    def _with_balance(self, total: Tensor, balance: Balance | None, tap: RouterTap | None) -> Tensor:
+        """What is differentiated in a micro-batch; gradients are averaged over processes afterwards."""
+        if balance is None or tap is None:
+            return total
+        return total + balance.add(tap) * self.processes
+
+    def _balance_column(self, balance: Balance | None, rows: int) -> Table:
+        """The step's load-balancing loss (without its factor), the same in every row."""
+        if balance is None:
+            return {}
+        value = self.accelerator.reduce(balance.value, "sum")
+        return {"router_loss": value.float().expand(rows)}
 
     def _all_roles(self) -> tuple[str, ...]:
         return (*self.roles, "kl") if "kl" in self.loss.needs else self.roles
@@ -86,19 +131,34 @@ class StepRunner:
         """Log-probs of the whole step on every process, rows in the step's order."""
         return self._gather([self._columns(model, slots, roles) for slots in share.micro_batches])
 
-    def _columns(self, model: nn.Module, slots: Sequence[Slot], roles: Sequence[str]) -> Table:
+    def _columns(
+        self, model: nn.Module, slots: Sequence[Slot], roles: Sequence[str], router: RouterTap | None = None
+    ) -> Table:
         """Everything that is known of a micro-batch before its losses."""
         known = constants(slots, roles, self.accelerator.device, self.prefixes)
-        return known | self._logps(model, slots, roles)
+        if self.reference is not None:
+            with torch.no_grad(), self.reference(self.accelerator.unwrap_model(model)):
+                live = self._logps(model, slots, roles, weighted=False)
+            known |= {f"ref_{name}": values for name, values in live.items()}
+        return known | self._logps(model, slots, roles, weighted=WPO in self.loss.needs, router=router)
 
-    def _logps(self, model: nn.Module, slots: Sequence[Slot], roles: Sequence[str]) -> Table:
+    def _logps(
+        self,
+        model: nn.Module,
+        slots: Sequence[Slot],
+        roles: Sequence[str],
+        *,
+        weighted: bool = False,
+        router: RouterTap | None = None,
+    ) -> Table:
         """Summed log-probs [B] (nats, fp32) of each role's answers, prefix sums and WPO's weight where needed."""
         sequences = [(slot.example.prompt, slot.example.answers[role]) for role in roles for slot in slots]
         module = self.accelerator.unwrap_model(model)
-        weighted = WPO in self.loss.needs
         with self.accelerator.autocast():
             tokens = call_through(
-                model, module, lambda inner: self.tokens_of(inner, sequences, squares=weighted)
+                model,
+                module,
+                lambda inner: self.tokens_of(inner, sequences, squares=weighted, router=router),
             )
         size = len(slots)
         found = {role: tokens[k * size : (k + 1) * size] for k, role in enumerate(roles)}

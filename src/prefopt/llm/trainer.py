@@ -46,7 +46,10 @@ from prefopt.llm.forward import (
     param_dtype,
     turn_off_dropout,
 )
+from prefopt.llm.live_reference import Follow, MovingReference, choose_reference
+from prefopt.llm.logprobs import token_logps, unwrap
 from prefopt.llm.quiet import no_bars
+from prefopt.llm.router import RouterLoss, check_router, tell_router_is_off
 from prefopt.llm.rows import RowCollator, SharedTokens, default_tokens_per_row
 from prefopt.llm.settings import PreferenceConfig
 from prefopt.llm.step import StepRunner
@@ -77,8 +80,9 @@ class PreferenceTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
-        check_examples(train_dataset, loss)
-        check_examples(eval_dataset or train_dataset, loss)
+        self.live = choose_reference(model, args, loss, train_dataset)
+        check_examples(train_dataset, loss, live=self.live is not None)
+        check_examples(eval_dataset or train_dataset, loss, live=self.live is not None)
         if args.disable_dropout:
             turn_off_dropout(model)
         self.preference_loss = loss
@@ -101,7 +105,19 @@ class PreferenceTrainer(Trainer):
             if args.shared_prefix
             else []
         )
-        self.runner = StepRunner(self.accelerator, loss, *shared)
+        tokens_of = shared[0] if shared else token_logps
+        self.runner = StepRunner(self.accelerator, loss, tokens_of, self.live, self._router(train_dataset[0]))
+        if isinstance(self.live, MovingReference):
+            self.add_callback(Follow(self.live))
+
+    def _router(self, example: Example) -> RouterLoss | None:
+        """The load-balancing loss, checked against the model's own; where it is off, that is told."""
+        causal = unwrap(self.model)
+        if self.args.router_loss is None:
+            tell_router_is_off(causal)
+            return None
+        answer = next(iter(example.answers.values()))
+        return RouterLoss(self.args.router_loss, check_router(causal, [*example.prompt, *answer]))
 
     # ---- data -------------------------------------------------------------------------------------------------
 
@@ -243,6 +259,8 @@ class PreferenceTrainer(Trainer):
         if path:
             window = checkpoints.load_window(Path(path))
             self._window = [window] if window else []
+            if isinstance(self.live, MovingReference):
+                self.live.load(Path(path))
         result = super().train(resume_from_checkpoint=str(path) if path else None, **kwargs)
         best = self.state.best_global_step
         if self.args.keep == "best" and best not in (None, 0, self.state.global_step):
@@ -276,6 +294,8 @@ class PreferenceTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             checkpoints.save_window(path, joined(self._window))
+            if isinstance(self.live, MovingReference):
+                self.live.save(path)
             checkpoints.mark_complete(path)
             kept = [checkpoints.step_of(p) for p in checkpoints.checkpoints(folder)][-(limit or 1) :]
             checkpoints.prune(folder, {*kept, self.state.best_global_step or -1})
