@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -107,17 +107,35 @@ def load_model(path: Path, *, dtype: Dtype = "auto") -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     check_directory(path)
+    return load_pretrained(AutoModelForCausalLM, path, without_dropout(load_config(path)), dtype=dtype)
+
+
+def load_pretrained(
+    kind: Any,
+    path: Path,
+    config: Any,
+    *,
+    dtype: Dtype = "auto",
+    may_lack: Callable[[str], bool] | None = None,
+) -> PreTrainedModel:
+    """The weights of a checked directory in a model of the auto class `kind`, in eval mode on the CPU.
+
+    may_lack: names of weights that may be missing and are then drawn at random (a new head).
+
+    Raises:
+        PrefoptError: weights are missing or cannot be read.
+    """
     with _told(path, "model"), no_progress_bar():
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = kind.from_pretrained(
             path,
-            config=_without_dropout(_load_config(path)),
+            config=config,
             dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
         )
-    missing = sorted(info["missing_keys"])
+    missing = sorted(name for name in info["missing_keys"] if may_lack is None or not may_lack(name))
     if missing:  # they would be random numbers
         raise PrefoptError(
             f"{path}: the weights lack {missing[0]!r} and {len(missing) - 1} more; save them anew"
@@ -129,7 +147,7 @@ def checkpoint_dtype(path: Path) -> str:
     """Name of the dtype that `load_model(path, dtype="auto")` gives, without loading the weights."""
     from safetensors import safe_open
 
-    declared = getattr(_load_config(path), "dtype", None)
+    declared = getattr(load_config(path), "dtype", None)
     if declared is not None:
         return str(declared).removeprefix("torch.")
     names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -240,14 +258,19 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _load_config(path: Path) -> Any:
+def load_config(path: Path) -> Any:
+    """The directory's configuration, a `PreTrainedConfig`.
+
+    Raises:
+        PrefoptError: it cannot be read.
+    """
     from transformers import AutoConfig
 
     with _told(path, "config.json"):
         return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 
 
-def _without_dropout(config: Any) -> Any:
+def without_dropout(config: Any) -> Any:
     """The config with every dropout at 0: policy and reference must agree, and noise on pairs has no use."""
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
         for name, value in part.to_dict().items():
