@@ -1,18 +1,20 @@
 """Speed of the reference pass: prefopt on packed rows and on padded batches, against TRL's own precompute.
 
-    python benchmarks/reference.py --json out.json
-    python benchmarks/reference.py --quick --json out.json    the 1:1 mix alone
-    python benchmarks/reference.py --tiny                     seconds, to see that it runs
+    python benchmarks/reference.py --data DIR --json out.json    every table, about 8 minutes on two cores
+    python benchmarks/reference.py --quick --json out.json       the 1:1 mix alone
+    python benchmarks/reference.py --tiny                        to see that it runs
 
 Log-probs of both answers of every pair under a Llama with random weights, fp32, from token ids; each run is a process of
 its own, the arms in turn. TRL's loop is its `compute_ref_log_probs` over padded batches in the data's order, as its
-precompute runs it, with each of several batch sizes; the fastest counts. All arms must agree to 1e-3 nats per answer.
+precompute (`precompute_ref_log_probs`) runs it; several batch sizes are tried on a few pairs, and the fastest is run in
+full. Collation is timed, tokenization is not, for all. All arms must agree to 1e-3 nats per answer.
+
+A ratio is packed rows to TRL's best within a round; the median counts, the least and the greatest are its interval.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
+import importlib
 import time
 from pathlib import Path
 from typing import Any
@@ -21,78 +23,77 @@ import common
 
 SEED = 1
 SHAPE = {"vocabulary": 32_000, "width": 384, "layers": 6}
-TINY = {"vocabulary": 500, "width": 64, "layers": 2}
+WIDE = {"vocabulary": 152_000, "width": 256, "layers": 4}
 WARM_UP_PAIRS = 2
+TRL_BATCHES = (1, 2, 4, 8)
+TABLES: dict[str, dict[str, Any]] = {
+    **{name: {"mix": name} for name in ("1:1", "4:1", "1:4", *common.REAL)},
+    "152k": {"mix": "1:1", "shape": WIDE},
+}
+LARGEST_DIFFERENCE_NATS = 1e-3
 
 
 def main() -> None:
-    """Run the arms and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--quick", action="store_true", help="the 1:1 mix alone")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model and few pairs: no figures to keep")
-    parser.add_argument("--data", type=Path, help="folder of real data, for the mixes tldr and hh_helpful")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each run")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of each arm; the median counts")
-    options = parser.parse_args()
+    """Run the tables and write the figures."""
+    options = common.parser(__doc__).parse_args()
+    names = common.chosen_tables(options, list(TABLES))
+    common.set_threads(options.threads)
+    for name in ("trl", "prefopt.llm.shared", "prefopt.quickstart.build"):
+        importlib.import_module(name)
     settings: dict[str, Any] = {
-        "shape": TINY if options.tiny else SHAPE,
-        "pairs": 8 if options.tiny else 32,
+        "shape": SHAPE,
+        "pairs": 16,
+        "probe_pairs": 8,
+        "batches": TRL_BATCHES,
         "data": str(options.data) if options.data else None,
         "threads": options.threads,
+        "repeats": options.repeats,
     }
-    repeats = 1 if options.tiny else options.repeats
-    sizes = [2, 8] if options.quick or options.tiny else [1, 2, 4, 8]
-    names = ["1:1"]
-    if not (options.quick or options.tiny):
-        names = [name for name in (*common.MIXES, *common.REAL) if options.data or name in common.MIXES]
-    mixes = {name: measure(settings | {"mix": name}, sizes, repeats) for name in names}
-    result = {
-        "ratio_pairs_per_s": mixes["1:1"]["ratio_pairs_per_s"],
-        "settings": settings | {"trl_batches": sizes, "repeats": repeats},
-        "mixes": mixes,
-        "machine": common.machine(),
-    }
-    for name, mix in mixes.items():
-        for arm, rate in mix["pairs_per_s"].items():
-            print(f"{name:12} {arm:10} {rate:8.3f} pairs/s")
+    tiny = {"shape": common.TINY, "pairs": 4, "probe_pairs": 2, "batches": (1, 2), "repeats": 1}
+    results = common.Results(options.json, settings, keep=bool(options.only))
+    for name in names:
+        table = settings | TABLES[name] | (tiny if options.tiny else {})
+        found = measure(table)
+        results.add(name, {"settings": table, **found})
+        for arm, rates in found["pairs_per_s"].items():
+            print(f"{name:12} {arm:8} {rates['median']:8.3f} pairs/s", flush=True)
+        ratio = found["ratio_pairs_per_s"]
         print(
-            f"{name:12} ratio {mix['ratio_pairs_per_s']:.2f}, differs by {mix['largest_difference']:.1e} nats"
+            f"{name:12} ratio {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}), "
+            f"differs by {found['largest_difference_nats']:.1e} nats",
+            flush=True,
         )
-    if options.json:
-        common.write_json(options.json, result)
 
 
-def measure(settings: dict[str, Any], sizes: list[int], repeats: int) -> dict[str, Any]:
-    """One mix: medians of the repeats, and the ratio of packed rows to TRL's best."""
-    arms = {"packed": {"tool": "packed"}, "padded": {"tool": "padded"}}
-    arms |= {f"trl/{size}": {"tool": "trl", "batch": size} for size in sizes}
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-    for _ in range(repeats):
-        for name, arm in arms.items():
-            runs[name].append(common.run_child(Path(__file__), settings | arm, settings["threads"]))
-    rates = {name: statistics.median(run["pairs_per_s"] for run in several) for name, several in runs.items()}
+def measure(table: dict[str, Any]) -> dict[str, Any]:
+    """One table: rounds of all arms, and the ratio of packed rows to TRL's best."""
+    trl = {f"trl/{size}": table | {"tool": "trl", "batch": size} for size in table["batches"]}
+    few = {"pairs": table["probe_pairs"]}
+    probe = {name: common.in_child(run, task | few)["pairs_per_s"] for name, task in trl.items()}
+    best = max(probe, key=lambda name: probe[name])
+    arms = {"packed": table | {"tool": "packed"}, best: trl[best], "padded": table | {"tool": "padded"}}
+    runs = common.in_turn(run, arms, table["repeats"])
     expected = runs["padded"][0]["logps"]
     difference = max(
         abs(a - b) for several in runs.values() for a, b in zip(several[0]["logps"], expected, strict=True)
     )
-    assert difference < 1e-3, f"the arms compute different log-probs: {difference} nats"
-    best = max(rate for name, rate in rates.items() if name.startswith("trl"))
+    assert difference < LARGEST_DIFFERENCE_NATS, f"the arms compute different log-probs: {difference} nats"
+    rates = {name: [each["pairs_per_s"] for each in several] for name, several in runs.items()}
+    ratios = [ours / theirs for ours, theirs in zip(rates["packed"], rates[best], strict=True)]
     return {
-        "ratio_pairs_per_s": rates["packed"] / best,
-        "pairs_per_s": rates,
-        "largest_difference": difference,
+        "ratio_pairs_per_s": common.interval(ratios),
+        "best_trl": best,
+        "probe_pairs_per_s": probe,
+        "pairs_per_s": {name: common.interval(values) for name, values in rates.items()},
+        "largest_difference_nats": difference,
     }
 
 
 # ---- one run, in a process of its own
 
 
-def child(task: dict[str, Any]) -> None:
-    """Score all pairs with one arm and write its figures."""
-    import torch
-
-    torch.set_num_threads(task["threads"])
+def run(task: dict[str, Any]) -> dict[str, Any]:
+    """Score all pairs with one arm."""
     data = Path(task["data"]) if task["data"] else None
     pairs = common.make_pairs(task["mix"], task["pairs"], task["shape"]["vocabulary"], SEED, data)
     model = common.make_model(task["shape"], SEED).eval()
@@ -100,8 +101,7 @@ def child(task: dict[str, Any]) -> None:
     score(pairs[:WARM_UP_PAIRS])
     start = time.perf_counter()
     logps = score(pairs)
-    seconds = time.perf_counter() - start
-    common.write_json(Path(task["answer"]), {"pairs_per_s": len(pairs) / seconds, "logps": logps})
+    return {"pairs_per_s": len(pairs) / (time.perf_counter() - start), "logps": logps}
 
 
 def our_scorer(task: dict[str, Any], model: Any, pairs: list[common.Pair]) -> Any:
@@ -122,26 +122,19 @@ def our_scorer(task: dict[str, Any], model: Any, pairs: list[common.Pair]) -> An
 
 def trl_scorer(task: dict[str, Any], model: Any, pairs: list[common.Pair]) -> Any:
     """Pairs -> log-probs, by the trainer's method for one padded batch after the other."""
+    import arms
     from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
 
     from prefopt.quickstart.build import make_tokenizer
 
-    class Trainer(DPOTrainer):
-        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-            return dataset  # token ids already
-
-        def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-            return dataset  # run below, where it is timed
-
-    settings = DPOConfig(
+    base, config = arms.trl_class("dpo")
+    settings = config(
         output_dir=task["folder"], use_cpu=True, bf16=False, report_to="none", max_length=None,
-        gradient_checkpointing=False, disable_tqdm=True, precompute_ref_log_probs=True,
+        disable_tqdm=True, precompute_ref_log_probs=True,
     )  # fmt: skip
-    trainer = Trainer(
-        model, args=settings, train_dataset=Dataset.from_list(pairs),
-        processing_class=make_tokenizer(),
-    )  # fmt: skip
+    trainer = base(
+        model, args=settings, train_dataset=Dataset.from_list(pairs), processing_class=make_tokenizer()
+    )
 
     def score(some: list[common.Pair]) -> list[float]:
         found: list[float] = []
@@ -156,8 +149,4 @@ def trl_scorer(task: dict[str, Any], model: Any, pairs: list[common.Pair]) -> An
 
 
 if __name__ == "__main__":
-    task = common.read_task()
-    if task is None:
-        main()
-    else:
-        child(task)
+    main()

@@ -1,23 +1,28 @@
-"""Training speed and memory: prefopt against TRL's DPOTrainer, same model, pairs, optimizer steps and dtype.
+"""Training speed and memory: prefopt against TRL's trainers, same model, pairs, optimizer steps and dtype.
 
-    python benchmarks/train.py --json out.json            all mixes
-    python benchmarks/train.py --quick --json out.json    the 1:1 mix alone
-    python benchmarks/train.py --tiny                     seconds, to see that it runs
+    python benchmarks/train.py --quick --json out.json               the 1:1 mix alone, under 3 minutes on two cores
+    python benchmarks/train.py --data DIR --json out.json            every table, about 25 minutes on two cores
+    python benchmarks/train.py --only orpo/152k --json out.json      single tables, added to the file
+    python benchmarks/train.py --tiny                                to see that it runs
 
-Every run is a process of its own, ours and TRL's in turn, on the same cores. Model: a Llama with random weights, fp32,
-AdamW. Part A gives both the same list of pairs for each optimizer step and the same reference log-probs, without gradient
-checkpointing, and compares the loss of every step. TRL runs with each of several micro-batches, and its fastest
-counts. Part B lets each choose its order (TRL: grouped by length). The first step warms up and is not timed.
+Model: a Llama with random weights, fp32, AdamW. Every run is a process of its own, the arms in turn on the same cores:
+ours, theirs, ours, theirs. Each begins with an untimed step of short pairs. TRL tries several micro-batches on one
+step; the two fastest are run in full, and the faster of them in every round. A ratio is that of the two neighbours in a
+round; the median counts, the least and the greatest are its interval.
 
-`ratio_pairs_per_s` is ours / TRL's best in part A of the 1:1 mix. Memory: peak resident set of the training, above what
-the process held with model and libraries loaded.
+Part A (tables of mixes and of losses): both get the same list of pairs for each step and the same reference log-probs,
+without gradient checkpointing; the losses of every step are compared. Part B (own-order): an epoch in each tool's own
+order (TRL: grouped by length), timed as a whole. Tables curves/*: a tiny model over more steps, for the losses alone.
+TRL's ORPO counts the prompt in its likelihood term; for the comparison of losses it is run once more with the
+paper's term (see `arms.trl_class`).
+
+`ratio_pairs_per_s` is that of table 1:1. Memory: peak resident set of the training, above what the process held with
+model and libraries loaded.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -26,272 +31,200 @@ import common
 SEED = 0
 SHAPE = {"vocabulary": 32_000, "width": 384, "layers": 6}
 WIDE = {"vocabulary": 152_000, "width": 256, "layers": 4}
-TINY = {"vocabulary": 500, "width": 64, "layers": 2}
 LOSS_TOLERANCE = 1e-4
+TRL_MICRO_BATCHES = (1, 2, 4)
+CURVE = {"shape": common.TINY, "steps": 20, "only_losses": True, "micro_batches": (2,)}
+TABLES: dict[str, dict[str, Any]] = {
+    "1:1": {"steps": 3},
+    "4:1": {"mix": "4:1"},
+    "1:4": {"mix": "1:4"},
+    "tldr": {"mix": "tldr"},
+    "hh_helpful": {"mix": "hh_helpful"},
+    "dpo/152k": {"shape": WIDE},
+    "orpo/32k": {"loss": "orpo"},
+    "simpo/32k": {"loss": "simpo"},
+    "orpo/152k": {"loss": "orpo", "shape": WIDE},
+    "simpo/152k": {"loss": "simpo", "shape": WIDE},
+    "own-order": {"own_order": True, "steps": 4},
+    **{f"curves/{loss}": CURVE | {"loss": loss} for loss in ("dpo", "orpo", "simpo")},
+}
 
 
 def main() -> None:
-    """Run the arms and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--quick", action="store_true", help="the 1:1 mix alone")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model and few steps: no figures to keep")
-    parser.add_argument("--data", type=Path, help="folder of real data, for the mixes tldr and hh_helpful")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each run")
-    parser.add_argument("--repeats", type=int, default=2, help="runs of each arm; the median counts")
-    options = parser.parse_args()
+    """Run the tables and write the figures."""
+    options = common.parser(__doc__).parse_args()
+    names = common.chosen_tables(options, list(TABLES))
+    common.set_threads(options.threads)
+    import_all()
     settings: dict[str, Any] = {
-        "shape": TINY if options.tiny else SHAPE,
-        "steps": 3 if options.tiny or options.quick else 6,
-        "pairs_per_step": 8,
+        "shape": SHAPE,
+        "mix": "1:1",
+        "loss": "dpo",
+        "steps": 2,
+        "pairs_per_step": 4,
         "learning_rate": 1e-5,
+        "optimizer": "adamw_torch",
+        "use_cpu": True,
         "max_tokens_per_row": None,
+        "own_order": False,
+        "micro_batches": TRL_MICRO_BATCHES,
+        "finalists": 2,
         "data": str(options.data) if options.data else None,
         "threads": options.threads,
+        "repeats": options.repeats,
     }
-    micro = [2, 8] if options.quick or options.tiny else [1, 2, 4, 8]
-    repeats = 1 if options.tiny else options.repeats
-    result: dict[str, Any] = {"settings": settings | {"trl_micro_batches": micro, "repeats": repeats}}
-    result["mixes"] = {"1:1": part_a(settings | {"mix": "1:1"}, micro, repeats)}
-    result = {"ratio_pairs_per_s": result["mixes"]["1:1"]["ratio_pairs_per_s"], **result}
-    if not (options.quick or options.tiny):
-        others = [name for name in (*common.MIXES, *common.REAL) if name != "1:1"]
-        for name in others if options.data else [name for name in others if name in common.MIXES]:
-            result["mixes"][name] = part_a(settings | {"mix": name}, micro, repeats)
-        result["vocabulary_152k"] = part_a(settings | {"mix": "1:1", "shape": WIDE}, micro, repeats)
-        grouped = settings | {"mix": "1:1", "steps": 16, "own_order": True}
-        result["own_order"] = part_a(grouped, micro, repeats)
-    result["machine"] = common.machine()
-    report(result)
-    if options.json:
-        common.write_json(options.json, result)
+    quick: dict[str, Any] = {"finalists": 1} if options.quick else {}
+    if options.tiny:
+        quick = {"shape": common.TINY, "steps": 1, "micro_batches": (1, 2), "repeats": 1}
+    results = common.Results(options.json, settings, keep=bool(options.only))
+    for name in names:
+        table = settings | TABLES[name] | quick
+        found = measure(table)
+        results.add(name, {"settings": table, **found})
+        report(name, found)
 
 
-def part_a(settings: dict[str, Any], micro: list[int], repeats: int) -> dict[str, Any]:
-    """One mix: every arm `repeats` times in turn; medians, ratios and the largest difference of losses."""
-    arms = {"prefopt": {"tool": "prefopt"}}
-    arms |= {f"trl/{size}": {"tool": "trl", "micro_batch": size} for size in micro}
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
-    for _ in range(repeats):
-        for name, arm in arms.items():
-            runs[name].append(common.run_child(Path(__file__), settings | arm, settings["threads"]))
-    figures = {name: summary(several) for name, several in runs.items()}
-    best = max((name for name in figures if name != "prefopt"), key=lambda n: figures[n]["pairs_per_s"])
-    ours, theirs = figures["prefopt"], figures[best]
-    found = {
-        "ratio_pairs_per_s": ours["pairs_per_s"] / theirs["pairs_per_s"],
-        "ratio_peak_memory": ours["peak_memory_mib"] / theirs["peak_memory_mib"],
-        "best_trl": best,
-        "arms": figures,
-    }
-    if not settings.get("own_order"):
-        pairs = zip(ours["losses"], theirs["losses"], strict=True)
-        found["largest_loss_difference"] = max(abs(a - b) for a, b in pairs)
-        found["losses_agree"] = found["largest_loss_difference"] <= LOSS_TOLERANCE
+def import_all() -> None:
+    """Import once, before the children are forked."""
+    for name in ("trl.experimental.cpo", "trl.experimental.orpo", "trl", "prefopt.llm.trainer"):
+        importlib.import_module(name)
+    importlib.import_module("prefopt.quickstart.build")
+
+
+def measure(table: dict[str, Any]) -> dict[str, Any]:
+    """One table: rounds of ours and theirs, ratios, and the largest difference of losses."""
+    needs_reference = table["loss"] == "dpo"
+    task = table | {"reference": common.in_child(references, table)["logps"] if needs_reference else None}
+    if table.get("only_losses"):
+        return curves(task)
+    probe, names = probe_trl(task)
+    arms = {name: task | {"tool": "trl", "micro_batch": int(name.split("/")[1])} for name in names}
+    arms = {"prefopt": task | {"tool": "prefopt"}} | arms
+    runs = common.in_turn(run, arms, 1)
+    best = max(names, key=lambda name: runs[name][0]["pairs_per_s"])
+    more = common.in_turn(run, {name: arms[name] for name in ("prefopt", best)}, table["repeats"] - 1)
+    runs |= {name: runs[name] + later for name, later in more.items()}
+    found = {"best_trl": best, "probe_pairs_per_s": probe, **compare(runs, best)}
+    if not table["own_order"]:
+        expected = runs[best][0]["losses"]
+        if table["loss"] == "orpo":
+            expected = common.in_child(run, arms[best] | {"response_nll": True})["losses"]
+        found |= agreement(runs["prefopt"][0]["losses"], expected)
     return found
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the repeats of an arm; losses are those of the first."""
-    medians = {
-        name: statistics.median(run[name] for run in runs)
-        for name in ("pairs_per_s", "tokens_per_s", "peak_memory_mib")
-    }
-    return {**medians, "runs_pairs_per_s": [run["pairs_per_s"] for run in runs], "losses": runs[0]["losses"]}
+def probe_trl(task: dict[str, Any]) -> tuple[dict[str, float], list[str]]:
+    """TRL on one step per micro-batch: pairs/s of each, and the names of the two fastest."""
+    sizes = [size for size in task["micro_batches"] if task["pairs_per_step"] % size == 0]
+    rates = {}
+    for size in sizes:
+        short = task | {"tool": "trl", "micro_batch": size, "run_steps": 2 if task["own_order"] else 1}
+        rates[f"trl/{size}"] = common.in_child(run, short)["pairs_per_s"]
+    return rates, sorted(rates, key=lambda name: -rates[name])[: task["finalists"]]
 
 
-def report(result: dict[str, Any]) -> None:
-    """The figures in lines."""
-    tables = {**result["mixes"]}
-    tables |= {name: result[name] for name in ("vocabulary_152k", "own_order") if name in result}
-    for name, mix in tables.items():
-        for arm, figures in mix["arms"].items():
-            print(
-                f"{name:16} {arm:8} {figures['pairs_per_s']:8.3f} pairs/s {figures['tokens_per_s']:9.1f} tokens/s "
-                f"{figures['peak_memory_mib']:8.0f} MiB"
-            )
-        print(f"{name:16} ratio {mix['ratio_pairs_per_s']:.2f}, memory {mix['ratio_peak_memory']:.2f}")
-        if "largest_loss_difference" in mix:
-            print(f"{name:16} largest difference of a step's loss {mix['largest_loss_difference']:.2e}")
+def curves(task: dict[str, Any]) -> dict[str, Any]:
+    """Both tools once, for their losses."""
+    size = task["micro_batches"][0]
+    ours = common.in_child(run, task | {"tool": "prefopt"})
+    theirs = common.in_child(run, task | {"tool": "trl", "micro_batch": size, "response_nll": task["loss"] == "orpo"})  # fmt: skip
+    return agreement(ours["losses"], theirs["losses"])
 
 
-# ---- one run, in a process of its own
-
-
-def child(task: dict[str, Any]) -> None:
-    """Train one arm and write its figures."""
-    import torch
-
-    torch.set_num_threads(task["threads"])
-    count = task["steps"] * task["pairs_per_step"]
-    data = Path(task["data"]) if task["data"] else None
-    pairs = common.make_pairs(task["mix"], count, task["shape"]["vocabulary"], SEED, data)
-    model = common.make_model(task["shape"], SEED)
-    reference = reference_logps(model, pairs)
-    run = run_prefopt if task["tool"] == "prefopt" else run_trl
-    baseline: list[float] = []
-    times, losses = run(task, model, pairs, reference, baseline)
-    timed = pairs[task["pairs_per_step"] :]
-    seconds = times[-1] - times[0]  # from the end of the first step to the end of the last
-    tokens = sum(2 * len(p["prompt_ids"]) + len(p["chosen_ids"]) + len(p["rejected_ids"]) for p in timed)
-    common.write_json(
-        Path(task["answer"]),
-        {
-            "pairs_per_s": len(timed) / seconds,
-            # useful tokens of two plain sequences per pair, padding left out
-            "tokens_per_s": tokens / seconds,
-            "peak_memory_mib": common.peak_rss_mib() - baseline[0],
-            "losses": losses,
+def compare(runs: dict[str, list[dict[str, Any]]], best: str) -> dict[str, Any]:
+    """Ratios of ours to TRL's best, round by round, and each arm's figures."""
+    rounds = list(zip(runs["prefopt"], runs[best], strict=True))
+    return {
+        "ratio_pairs_per_s": common.interval([a["pairs_per_s"] / b["pairs_per_s"] for a, b in rounds]),
+        "ratio_peak_memory": common.interval(
+            [a["peak_memory_mib"] / b["peak_memory_mib"] for a, b in rounds]
+        ),
+        "arms": {
+            name: {
+                figure: common.interval([run[figure] for run in several])
+                for figure in ("pairs_per_s", "tokens_per_s", "peak_memory_mib")
+            }
+            for name, several in runs.items()
         },
-    )
+    }
 
 
-def reference_logps(model: Any, pairs: list[common.Pair]) -> list[dict[str, float]]:
+def agreement(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Losses of each step by both tools, and how far they are apart."""
+    largest = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    return {
+        "losses": {"prefopt": ours, "trl": theirs},
+        "largest_loss_difference": largest,
+        "losses_agree": largest <= LOSS_TOLERANCE,
+    }
+
+
+def report(name: str, found: dict[str, Any]) -> None:
+    """A table in lines."""
+    for arm, figures in found.get("arms", {}).items():
+        rate, tokens, memory = (figures[key]["median"] for key in ("pairs_per_s", "tokens_per_s", "peak_memory_mib"))  # fmt: skip
+        print(f"{name:12} {arm:8} {rate:9.3f} pairs/s {tokens:10.1f} tokens/s {memory:8.0f} MiB", flush=True)
+    if "ratio_pairs_per_s" in found:
+        speed, memory = found["ratio_pairs_per_s"], found["ratio_peak_memory"]
+        print(
+            f"{name:12} speed {speed['median']:.2f} ({speed['low']:.2f} to {speed['high']:.2f}), "
+            f"memory {memory['median']:.2f}",
+            flush=True,
+        )
+    if "largest_loss_difference" in found:
+        print(f"{name:12} largest difference of a step's loss {found['largest_loss_difference']:.1e}", flush=True)  # fmt: skip
+
+
+# ---- in processes of their own
+
+
+def pairs_of(task: dict[str, Any]) -> tuple[list[common.Pair], int]:
+    """The pairs of a run, and how many of its steps are not timed."""
+    vocabulary, size = task["shape"]["vocabulary"], task["pairs_per_step"]
+    data = Path(task["data"]) if task["data"] else None
+    timed = common.make_pairs(task["mix"], task["steps"] * size, vocabulary, SEED, data)
+    if task["own_order"]:
+        return timed, 0
+    return [*common.make_pairs("warm-up", size, vocabulary, SEED, data), *timed], 1
+
+
+def references(task: dict[str, Any]) -> dict[str, Any]:
     """Both tools get the same numbers; how fast each finds them is measured by benchmarks/reference.py."""
     from prefopt.llm.logprobs import score
 
     roles = ("chosen", "rejected")
+    pairs, _ = pairs_of(task)
     sequences = [(pair["prompt_ids"], pair[f"{role}_ids"]) for pair in pairs for role in roles]
-    logps = score(model, sequences, 4096)
-    return [dict(zip(roles, logps[2 * k : 2 * k + 2], strict=True)) for k in range(len(pairs))]
+    logps = score(common.make_model(task["shape"], SEED), sequences, 1024)
+    return {"logps": [dict(zip(roles, logps[2 * k : 2 * k + 2], strict=True)) for k in range(len(pairs))]}
 
 
-def common_settings(task: dict[str, Any]) -> dict[str, Any]:
-    """Settings of transformers' Trainer that both tools get."""
+def run(task: dict[str, Any]) -> dict[str, Any]:
+    """Train one arm; speed, memory and losses."""
+    import arms
+
+    pairs, untimed = pairs_of(task)
+    steps = untimed + task.get("run_steps", task["steps"])
+    size = task["pairs_per_step"]
+    # in its own order a tool may choose any of the pairs, also when it does few steps
+    listed = pairs if task["own_order"] else pairs[: steps * size]
+    held: list[float] = []
+
+    def begin() -> None:
+        held.append(common.rss_mib())
+        common.reset_peak()
+
+    model = common.make_model(task["shape"], SEED)
+    notes = arms.train(task | {"max_steps": steps}, model, listed, task["reference"], begin)
+    seconds = notes.seconds(untimed)
+    count = (steps - untimed) * size
     return {
-        "output_dir": task["folder"],
-        "max_steps": task["steps"],
-        "learning_rate": task["learning_rate"],
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "max_grad_norm": 1.0,
-        "optim": "adamw_torch",
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "bf16": False,
-        "logging_steps": 1000,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": SEED,
+        "pairs_per_s": count / seconds,
+        "tokens_per_s": common.plain_tokens(listed[untimed * size :]) / seconds,
+        "peak_memory_mib": common.peak_rss_mib() - held[0],
+        "losses": notes.losses,
     }
 
 
-def clock(times: list[float], baseline: list[float]) -> Any:
-    """A callback that notes when each step ends, and the memory held when training begins."""
-    from transformers import TrainerCallback
-
-    class Clock(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            baseline.append(common.rss_mib())
-            common.reset_peak()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            times.append(time.perf_counter())
-
-    return Clock()
-
-
-def run_prefopt(
-    task: dict[str, Any], model: Any, pairs: list[common.Pair], reference: Any, baseline: list[float]
-) -> tuple[list[float], list[float]]:
-    """End of each step (s) and its loss."""
-    from prefopt.llm.collate import Example, StepLoader, StepSampler, compact
-    from prefopt.llm.settings import PreferenceConfig
-    from prefopt.llm.trainer import PreferenceTrainer
-    from prefopt.losses import build_loss
-
-    times: list[float] = []
-    losses: list[float] = []
-
-    class InOrder(StepSampler):
-        def __iter__(self) -> Any:
-            for start in range(0, self.rows, self.rows_per_step):
-                yield list(range(start, start + self.rows_per_step))
-
-    class Trainer(PreferenceTrainer):
-        def get_train_dataloader(self) -> Any:
-            if task.get("own_order"):
-                return super().get_train_dataloader()
-            rows = self.train_dataset.examples
-            sampler = InOrder(len(rows), task["pairs_per_step"], SEED)
-            return StepLoader(rows, sampler, self._collator())
-
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(*args, **kwargs)
-            losses.append(float(loss))
-            return loss
-
-    examples = [
-        Example(
-            str(k),
-            compact(pair["prompt_ids"]),
-            {role: compact(pair[f"{role}_ids"]) for role in ("chosen", "rejected")},
-            reference[k],
-        )
-        for k, pair in enumerate(pairs)
-    ]
-    packing = {"shared_prefix": True, "max_tokens_per_row": task["max_tokens_per_row"]}
-    settings = PreferenceConfig(**common_settings(task), pairs_per_step=task["pairs_per_step"], **packing)
-    loss = build_loss({"name": "dpo", "beta": 0.1})
-    Trainer(model, settings, loss, examples, callbacks=[clock(times, baseline)]).train()
-    return times, losses
-
-
-def run_trl(
-    task: dict[str, Any], model: Any, pairs: list[common.Pair], reference: Any, baseline: list[float]
-) -> tuple[list[float], list[float]]:
-    """End of each step (s) and its loss."""
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-
-    from prefopt.quickstart.build import make_tokenizer
-
-    times: list[float] = []
-    losses: list[float] = []
-    micro_batch = task["micro_batch"]
-
-    class Trainer(DPOTrainer):
-        def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-            return dataset  # token ids already
-
-        def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-            return dataset  # reference log-probs are there already
-
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(*args, **kwargs)
-            losses.append(float(loss))
-            return loss
-
-    rows = [
-        pair
-        | {f"ref_{role}_logps": value for role, value in known.items()}
-        | {"length": len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))}
-        for pair, known in zip(pairs, reference, strict=True)
-    ]
-    order = "group_by_length" if task.get("own_order") else "sequential"
-    settings = DPOConfig(
-        **common_settings(task),
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=task["pairs_per_step"] // micro_batch,
-        train_sampling_strategy=order,
-        precompute_ref_log_probs=True,
-        max_length=None,
-        beta=0.1,
-        disable_dropout=True,
-    )
-    Trainer(
-        model, args=settings, train_dataset=Dataset.from_list(rows), processing_class=make_tokenizer(),
-        callbacks=[clock(times, baseline)],
-    ).train()  # fmt: skip
-    # the Trainer divides the loss of a micro-batch by their number, so a step's losses add up
-    size = task["pairs_per_step"] // micro_batch
-    return times, [sum(losses[k : k + size]) for k in range(0, len(losses), size)]
-
-
 if __name__ == "__main__":
-    task = common.read_task()
-    if task is None:
-        main()
-    else:
-        child(task)
+    main()
