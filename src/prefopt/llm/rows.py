@@ -8,15 +8,18 @@ example stands in with `valid` false.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from prefopt.errors import PrefoptError
 from prefopt.llm.collate import Example, Share, Slot
 from prefopt.llm.logprobs import Pair
 from prefopt.llm.packing import first_fit_decreasing, group_tokens
+from prefopt.llm.router import RouterTap
 from prefopt.llm.shared import Sharing, check_sharing, packed_token_logps
 
 # Tokens of a row by default. On a CPU matrix products are as fast at 500 rows as at 5000, while masked attention grows
@@ -68,22 +71,39 @@ class SharedTokens:
     """Per-token log-probs on packed rows, for a model that is checked when the first row is run.
 
     examples: what will be run; the longest and the shortest of them are the check. sharing: None before it.
+    lockstep: every call makes one forward pass, which sharded models need (their weights are gathered meanwhile).
     """
 
-    def __init__(self, examples: Sequence[Example], max_tokens_per_row: int) -> None:
-        self.max_tokens_per_row = max_tokens_per_row
+    def __init__(
+        self, examples: Sequence[Example], max_tokens_per_row: int, *, lockstep: bool = False
+    ) -> None:
+        self.lockstep = lockstep
+        self.max_tokens_per_row = sys.maxsize if lockstep else max_tokens_per_row
         self.sharing: Sharing | None = None
         extremes = (max(examples, key=example_tokens), min(examples, key=example_tokens))
         self.trial: list[Pair] = [(e.prompt, answer) for e in extremes for answer in e.answers.values()]
 
-    def __call__(self, model: nn.Module, sequences: Sequence[Pair], *, squares: bool = False) -> list[Tensor]:
+    def __call__(
+        self,
+        model: nn.Module,
+        sequences: Sequence[Pair],
+        *,
+        squares: bool = False,
+        router: RouterTap | None = None,
+    ) -> list[Tensor]:
         """A tensor per sequence, as `logprobs.token_logps` gives them."""
         if self.sharing is None:
             self.sharing = check_sharing(model, self.trial)
+            if self.lockstep and self.sharing.form is None:
+                raise PrefoptError(
+                    f"train.shared_prefix: this model cannot share ({self.sharing.reason}), and sharded models take "
+                    "equally many forward passes everywhere; set shared_prefix to false"
+                )
         return packed_token_logps(
             model,
             sequences,
             max_tokens_per_row=self.max_tokens_per_row,
             sharing=self.sharing,
             squares=squares,
+            router=router,
         )
