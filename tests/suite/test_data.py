@@ -149,16 +149,27 @@ def test_methods_prepare_rows_and_weights(bank):
     assert (ones == 1).all()
     kept, _ = prepare(METHODS["dpo_select_40"], bank, pairs, 0)
     assert len(kept.winner) == 64
+    bottom, _ = prepare(METHODS["dpo_bottom_40"], bank, pairs, 0)
+    assert not set(kept.start) & set(bottom.start)
+
+
+def test_difficulty_is_the_share_of_reference_rollouts_that_reach_the_winners_return(bank):
+    pairs = pairs_of(bank, "mixed:0.5")
     _, weights = prepare(METHODS["dpo_difficulty"], bank, pairs, 0)
-    right = (bank.reference_returns() > np.median(bank.reference_returns())).sum(axis=1)[pairs.start]
-    assert weights.mean() == pytest.approx(1.0)
-    assert weights[right == 1].min() > weights[right == 3].max()  # the harder start state weighs more
+    right = (bank.reference_returns()[pairs.start] >= bank.returns[pairs.winner][:, None]).sum(axis=1)
+    assert (right[~pairs.mixed] == 0).all()  # no reference reaches an expert here
+    assert set(right[pairs.mixed]) == {1, 2}  # of three rollouts the winner is the best or the second
+    raw = {0: 1.5, 1: 1.0 + 0.5 * 2 / 1, 2: 1.0 + 0.5 * 1 / 2}  # rules.weights.difficulty at alpha 0.5
+    expected = np.array([raw[k] for k in right.tolist()])
+    np.testing.assert_allclose(weights, expected / expected.mean())
+    _, even = prepare(METHODS["dpo_difficulty"], bank, pairs_of(bank, "base"), 0)
+    np.testing.assert_allclose(even, 1.0)
 
 
-def test_every_method_has_the_same_budget_or_takes_over():
-    counts = {name: len(m.candidates()) for name, m in METHODS.items() if m.tuned_as is None}
-    assert len(set(counts.values())) == 1
-    assert all(m.tuned_as in counts for m in METHODS.values() if m.tuned_as)
+def test_every_method_has_the_same_budget():
+    for method in METHODS.values():
+        rows = method.candidates()
+        assert len(rows) == len({tuple(sorted(row.items())) for row in rows}) == 25
     with pytest.raises(PrefoptError, match="did you mean"):
         find_method("dpo_bugdet")
 

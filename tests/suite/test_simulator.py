@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -11,11 +13,15 @@ from prefopt.errors import PrefoptError
 from prefopt.suite.environments import ENVIRONMENTS, LEG_PENALTY, find_environment
 from prefopt.suite.simulator import Simulator
 
-GYM = {"hopper": "Hopper-v5", "ant": "Ant-v5"}
+GYM = {"hopper": "Hopper-v5"} | dict.fromkeys(("ant", "three_legged_ant", "masked_ant"), "Ant-v5")
+LEG = [2, 3]
 
 
 def gymnasium_run(name, steps):
-    """Random actions in Gymnasium with resets: rows (qpos, qvel at reset or None, action, observation, reward, ended)."""
+    """Random actions in Gymnasium with resets: rows (start or None, before, action, observation, reward, ended).
+
+    A masked leg's actions are 0 for Gymnasium; a penalised leg costs LEG_PENALTY per squared action.
+    """
     gym = pytest.importorskip("gymnasium")
     env = gym.make(GYM[name]).unwrapped
     env.reset(seed=3)
@@ -24,7 +30,12 @@ def gymnasium_run(name, steps):
     for _ in range(steps):
         action = rng.uniform(-1.3, 1.3, env.model.nu)  # beyond the motors' range on purpose
         before = (env.data.qpos.copy(), env.data.qvel.copy())
-        observation, reward, ended, _, _ = env.step(action)
+        applied = action.copy()
+        if name == "masked_ant":
+            applied[LEG] = 0.0
+        observation, reward, ended, _, _ = env.step(applied)
+        if name == "three_legged_ant":
+            reward -= LEG_PENALTY * np.sum(action[LEG] ** 2)
         yield start, before, action, observation, reward, ended
         start = None
         if ended:
@@ -33,7 +44,7 @@ def gymnasium_run(name, steps):
     env.close()
 
 
-@pytest.mark.parametrize("name", ["hopper", "ant"])
+@pytest.mark.parametrize("name", sorted(GYM))
 def test_equals_gymnasium_bit_for_bit_over_1000_random_steps(name):
     ends = 0
     with Simulator(ENVIRONMENTS[name], threads=1, backend="pool") as simulator:
@@ -46,7 +57,7 @@ def test_equals_gymnasium_bit_for_bit_over_1000_random_steps(name):
             assert step.reward[0] == pytest.approx(reward, abs=1e-12)
             assert bool(step.terminated[0]) == bool(ended)
             ends += bool(ended)
-    assert ends > 0 or name == "ant"  # random actions hardly ever topple an Ant
+    assert ends > 0 or "ant" in name  # random actions hardly ever topple an Ant
 
 
 @pytest.mark.parametrize(("height", "ended"), [(0.75, False), (1.3, True)])
@@ -75,6 +86,30 @@ def test_rollout_equals_gymnasium_to_the_solver_tolerance():
     np.testing.assert_allclose(step.observation, np.stack([row[3] for row in rows]), atol=1e-6)
     np.testing.assert_allclose(step.reward, [row[4] for row in rows], atol=1e-6)
     np.testing.assert_array_equal(step.terminated, [row[5] for row in rows])
+
+
+@pytest.mark.slow  # compiling takes most of a minute
+@pytest.mark.parametrize(("name", "steps"), [("hopper", 5), ("ant", 2)])
+def test_mjx_equals_the_pool_for_a_few_steps(name, steps):
+    pytest.importorskip("mujoco.mjx", reason="mujoco-mjx is not installed")
+    env, rng = ENVIRONMENTS[name], np.random.default_rng(0)
+    with Simulator(env, threads=1, backend="pool") as pool, Simulator(env, backend="mjx") as mjx:
+        one, two = (s.reset(3, np.random.default_rng(1)) for s in (pool, mjx))
+        for _ in range(steps):
+            action = rng.uniform(-1, 1, (3, env.action_dims))
+            a, b = pool.step(one, action), mjx.step(two, action)
+            np.testing.assert_allclose(b.observation, a.observation, atol=1e-4)
+            np.testing.assert_allclose(b.reward, a.reward, atol=1e-4)
+            np.testing.assert_array_equal(b.terminated, a.terminated)
+            one, two = a.state, b.state
+
+
+def test_missing_mjx_is_told(monkeypatch):
+    pytest.importorskip("jax")
+    monkeypatch.setitem(sys.modules, "mujoco.mjx", None)
+    monkeypatch.delattr("mujoco.mjx", raising=False)
+    with pytest.raises(PrefoptError, match="pip install mujoco-mjx"):
+        Simulator(ENVIRONMENTS["hopper"], backend="mjx")
 
 
 def test_rows_do_not_depend_on_each_other_or_on_threads():
@@ -127,5 +162,7 @@ def test_bad_names_are_told():
         find_environment("hoper")
     with pytest.raises(PrefoptError, match="integrator"):
         Simulator(ENVIRONMENTS["hopper"], integrator="rk5")
+    with pytest.raises(PrefoptError, match="rollout, pool, mjx"):
+        Simulator(ENVIRONMENTS["hopper"], backend="brax")
     with pytest.raises(PrefoptError, match="contact forces"):
         Simulator(ENVIRONMENTS["ant"], backend="rollout")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from prefopt.records import write_json
+from prefopt.suite.bank import Bank
 from prefopt.suite.bars import bar
-from prefopt.suite.data import figures, make_pairs, parse_variant
-from prefopt.suite.methods import find_method
+from prefopt.suite.data import Pairs, figures, make_pairs, parse_variant
+from prefopt.suite.methods import find_method, prepare
 from prefopt.suite.runs import Material, make_member, material, run_members
 from prefopt.suite.settings import BenchConfig
 from prefopt.suite.store import folder_of, read_json
@@ -41,7 +42,8 @@ def bench(config: BenchConfig, tuned: Tuned, root: Path, *, workers: int = 1) ->
     def one(cell: tuple[str, str]) -> dict[str, Any]:
         method, variant = cell
         hyper = dict(tuned[method])
-        path = folder_of(root, f"cell-{method}", shared, hyper, method, variant) / "row.json"
+        what = find_method(method).identity()
+        path = folder_of(root, f"cell-{method}", shared, hyper, what, variant) / "row.json"
         row = read_json(path)
         if row is None:
             row = run_cell(given, method, hyper, variant)
@@ -69,7 +71,8 @@ def run_cell(given: Material, method: str, hyper: Mapping[str, float], variant: 
     members = [make_member(given, find_method(method), hyper, variant, seed) for seed in seeds]
     trained, returns = run_members(given, members, config.episodes)
     parsed = parse_variant(variant)
-    realised = [figures(given.bank, make_pairs(given.bank, parsed, config.rows, seed)) for seed in seeds]
+    drawn = [make_pairs(given.bank, parsed, config.rows, seed) for seed in seeds]
+    kept = [prepare(find_method(method), given.bank, pairs, k)[0] for k, pairs in enumerate(drawn)]
     last = trained.history[:, -max(1, config.inner.updates // 20) :].mean(axis=1)
     return {
         "env": config.agents.environment,
@@ -80,10 +83,17 @@ def run_cell(given: Material, method: str, hyper: Mapping[str, float], variant: 
         "hyper": dict(hyper),
         **summarise(returns.mean(axis=1)),
         "rows_trained": [len(member.winner) for member in members],
-        "data": {name: float(np.mean([r[name] for r in realised])) for name in realised[0]},
+        "data": _mean_figures(given.bank, drawn),
+        "data_trained": _mean_figures(given.bank, kept),
         "train_accuracy": last[:, 1].tolist(),
         "chosen_reward": last[:, 2].tolist(),
     }
+
+
+def _mean_figures(bank: Bank, tables: Sequence[Pairs]) -> dict[str, float]:
+    """What the rows really are, averaged over the seeds."""
+    each = [figures(bank, pairs) for pairs in tables]
+    return {name: float(np.mean([f[name] for f in each])) for name in each[0]}
 
 
 def summarise(returns: np.ndarray) -> dict[str, Any]:

@@ -8,7 +8,7 @@ beta of 0.003 here stands where 0.1 stands for an answer of a hundred tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,12 @@ from prefopt.rules.weights import find_scheme, finish
 from prefopt.suite.bank import Bank
 from prefopt.suite.data import Pairs
 
-LEARNING_RATES = (2e-4, 6e-4)
-BETAS = (0.001, 0.003, 0.01)
+LEARNING_RATES = (6e-5, 2e-4, 6e-4, 2e-3, 6e-3)
+SFT_RATES = (  # nothing else to tune, so as many rates as others have candidates
+    *(3e-5, 5e-5, 7e-5, 1e-4, 1.2e-4, 1.5e-4, 2e-4, 2.5e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4),
+    *(8e-4, 1e-3, 1.2e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3, 4e-3, 5e-3, 6e-3, 8e-3, 1e-2),
+)
+BETAS = (0.0001, 0.0003, 0.001, 0.003, 0.01)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Selection:
 class Method:
     """loss: terms without hyperparameters to tune; grid: one override per candidate, keys `term.name` or `name` (term 0).
 
-    tuned_as: the method whose hyperparameters it takes over (data methods compare with the loss they are applied to).
+    selection, weights: what is done to the rows before (a scheme's name of `prefopt.rules.weights`).
     """
 
     name: str
@@ -44,12 +48,16 @@ class Method:
     grid: Sequence[Mapping[str, float]] = ()
     selection: Selection | None = None
     weights: str | None = None
-    tuned_as: str | None = None
     learning_rates: Sequence[float] = field(default=LEARNING_RATES)
 
     def candidates(self) -> list[dict[str, float]]:
         """Everything that tuning tries: the grid times the learning rates."""
         return [{**row, "learning_rate": rate} for rate in self.learning_rates for row in self.grid]
+
+    def identity(self) -> dict[str, Any]:
+        """What the method is apart from its hyperparameters: part of every key under which a result of it is kept."""
+        selection = None if self.selection is None else asdict(self.selection)
+        return {"loss": [dict(t) for t in self.loss], "selection": selection, "weights": self.weights}
 
     def terms(self, chosen: Mapping[str, float]) -> list[dict[str, Any]]:
         """The loss with hyperparameters put in; `learning_rate` is not one of the loss."""
@@ -65,42 +73,47 @@ def _betas(name: str, **fixed: Any) -> Method:
     return Method(name, [{"name": name, **fixed}], [{"beta": beta} for beta in BETAS])
 
 
-def _smoothed(name: str) -> Method:
-    grid = [{"beta": b, "label_smoothing": e} for b, e in ((0.003, 0.1), (0.003, 0.2), (0.01, 0.2))]
-    return Method(name, [{"name": name}], grid)
+def _smoothed(name: str, *grid: tuple[float, float]) -> Method:
+    return Method(name, [{"name": name}], [{"beta": b, "label_smoothing": e} for b, e in grid])
 
 
+def _budgeted(name: str, grid: Sequence[tuple[float, float]], **fixed: Any) -> Method:
+    """The loss plus the budget on the winner's fall; grid: its beta and the budget's delta (nats per token)."""
+    rows = [{"0.beta": b, "1.delta": d} for b, d in grid]
+    return Method(f"{name}_budget", [{"name": name, **fixed}, {"name": "budget"}], rows)
+
+
+def _on_dpo(name: str, **data: Any) -> Method:
+    return Method(name, [{"name": "dpo"}], [{"beta": beta} for beta in BETAS], **data)
+
+
+ORPO_LAMBDAS, SLIC_COSTS = (0.03, 0.1, 0.3, 1.0, 3.0), (0.1, 0.3, 0.9, 2.7, 8.1)
 _ALL = (
     _betas("dpo"),
-    Method("ipo", [{"name": "ipo"}], [{"beta": beta} for beta in (0.1, 0.3, 1.0)]),
-    Method("simpo", [{"name": "simpo"}], [{"beta": beta} for beta in (3.0, 10.0, 30.0)]),
-    Method("orpo", [{"name": "orpo"}], [{"lam": lam} for lam in (0.1, 1.0, 10.0)]),
+    Method("ipo", [{"name": "ipo"}], [{"beta": beta} for beta in (0.3, 1.0, 3.0, 10.0, 30.0)]),
+    Method("simpo", [{"name": "simpo"}], [{"beta": beta} for beta in (3.0, 10.0, 30.0, 100.0, 300.0)]),
+    Method("orpo", [{"name": "orpo"}], [{"lam": lam} for lam in ORPO_LAMBDAS]),
     _betas("cpo"),
-    Method("slic_hf", [{"name": "slic_hf", "delta": 300.0}], [{"k": k} for k in (0.1, 0.3, 0.9)]),
+    Method("slic_hf", [{"name": "slic_hf", "delta": 300.0}], [{"k": k} for k in SLIC_COSTS]),
     _betas("kto"),
     _betas("dpop", lam=5.0),
     _betas("discopop"),
-    _smoothed("cdpo"),
-    _smoothed("robust"),
-    Method(
-        "dpo_budget",
-        [{"name": "dpo"}, {"name": "budget"}],
-        [{"0.beta": b, "1.delta": d} for b, d in ((0.003, 0.01), (0.003, 0.05), (0.01, 0.01))],
+    _smoothed("cdpo", (0.0003, 0.1), (0.001, 0.05), (0.001, 0.1), (0.001, 0.2), (0.003, 0.1)),
+    _smoothed("robust", (0.003, 0.1), (0.01, 0.05), (0.01, 0.1), (0.01, 0.2), (0.03, 0.1)),
+    _budgeted("dpo", ((0.0001, 0.05), (0.0003, 0.05), (0.0003, 0.2), (0.001, 0.05), (0.003, 0.05))),
+    _budgeted("simpo", ((10.0, 0.05), (30.0, 0.05), (100.0, 0.01), (100.0, 0.05), (300.0, 0.05))),
+    _budgeted(
+        "robust", ((0.003, 0.05), (0.01, 0.01), (0.01, 0.05), (0.01, 0.2), (0.03, 0.05)), label_smoothing=0.1
     ),
-    Method("sft", [{"name": "nll"}], [{}], learning_rates=(5e-5, 1e-4, 2e-4, 4e-4, 6e-4, 1e-3)),
-    *(
-        Method(
-            f"dpo_select_{round(100 * f)}", [{"name": "dpo"}], selection=Selection(fraction=f), tuned_as="dpo"
-        )
-        for f in (0.3, 0.4, 0.5)
-    ),
-    Method(
-        "dpo_random_40", [{"name": "dpo"}], selection=Selection(rule="random", fraction=0.4), tuned_as="dpo"
-    ),
-    Method("dpo_difficulty", [{"name": "dpo"}], weights="difficulty", tuned_as="dpo"),
+    Method("sft", [{"name": "nll"}], [{}], learning_rates=SFT_RATES),
+    _on_dpo("dpo_select_30", selection=Selection(fraction=0.3)),
+    _on_dpo("dpo_select_40", selection=Selection(fraction=0.4)),
+    _on_dpo("dpo_select_50", selection=Selection(fraction=0.5)),
+    _on_dpo("dpo_bottom_40", selection=Selection(rule="bottom", fraction=0.4)),
+    _on_dpo("dpo_random_40", selection=Selection(rule="random", fraction=0.4)),
+    _on_dpo("dpo_difficulty", weights="difficulty"),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
-LOSSES_TUNED = tuple(method.name for method in _ALL if method.tuned_as is None)
 
 
 def find_method(name: str) -> Method:
@@ -133,9 +146,14 @@ def select(selection: Selection, bank: Bank, pairs: Pairs, seed: int) -> np.ndar
 
 
 def weigh(scheme: str, bank: Bank, pairs: Pairs, alpha: float = 0.5) -> np.ndarray:
-    """Weights [M] by difficulty of the start state: of its R reference samples, those above the overall median are right."""
-    returns = bank.reference_returns()
-    right = (returns > np.median(returns)).sum(axis=1).astype(np.float64)[pairs.start]
+    """Weights [M] by difficulty: of the R reference rollouts from the row's start state, those count as right that reach
+    the return of the row's winner.
+
+    A bar per start state would be noise here: two halves of a start state's rollouts agree on it with a rank correlation of
+    -0.01 (Hopper), since a start state hardly decides the return. So the difficulty is that of the row.
+    """
+    reached = bank.reference_returns()[pairs.start] >= bank.returns[pairs.winner][:, None]
+    right = reached.sum(axis=1).astype(np.float64)
     n = np.full(len(right), float(bank.references))
     columns = {"row": np.ones_like(n), "n": n, "n_correct": right, "n_error": n - right}
     raw = find_scheme(scheme).weigh(columns, alpha, 0.0)

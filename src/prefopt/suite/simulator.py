@@ -1,8 +1,8 @@
 """Many copies of one environment, stepped together: states in, states out, nothing hidden.
 
-N environments, A actions, O observations. Two backends: `rollout` (mujoco.rollout on threads; the fastest, solver warm-start
+N environments, A actions, O observations. Three backends: `rollout` (mujoco.rollout on threads; the fastest, solver warm-start
 is not carried over steps) and `pool` (a thread pool over mj_step and mj_rnePostConstraint; equal to Gymnasium bit for bit
-and the only one with contact forces, which mujoco.rollout does not return).
+and with contact forces, which mujoco.rollout does not return), `mjx` (MuJoCo's JAX engine, for GPUs; suite/mjx.py).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from prefopt.suite.environments import INTEGRATORS, Array, Environment, Physics
 
 if TYPE_CHECKING:
     import mujoco
+
+BACKENDS = ("rollout", "pool", "mjx")
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,14 @@ class Simulator:
             self.spec = int(kinds.mjSTATE_FULLPHYSICS) | int(kinds.mjSTATE_WARMSTART)
             self._simulate = self._simulate_pool
             self._executor = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        elif self.backend == "mjx":
+            from prefopt.suite.mjx import MjxStepper
+
+            self.spec = int(kinds.mjSTATE_FULLPHYSICS)
+            self._mjx = MjxStepper(self.model, environment)
+            self._simulate = self._simulate_mjx
         else:
-            raise PrefoptError(f"suite: backend {self.backend!r} must be rollout or pool")
+            raise PrefoptError(f"suite: backend {self.backend!r} must be {', '.join(BACKENDS)}")
         self.size = int(self.mujoco.mj_stateSize(self.model, self.spec))
 
     def close(self) -> None:
@@ -147,7 +155,7 @@ class Simulator:
         nq, nv = self.model.nq, self.model.nv
         qpos, qvel = state.physics[:, 1 : 1 + nq], state.physics[:, 1 + nq : 1 + nq + nv]
         if contact is None:
-            wide = (self.model.nbody - 1) * 6 if self.backend == "pool" else 0
+            wide = (self.model.nbody - 1) * 6 if self.backend != "rollout" else 0
             contact = np.zeros((len(qpos), wide))
         return Physics(qpos, qvel, state.xy, contact)
 
@@ -186,6 +194,15 @@ class Simulator:
         else:
             list(self._executor.map(lambda job: self._work(*job), jobs))
         after = State(states, xy if self.environment.body_position else states[:, 1:3])
+        return after, self._physics(after, np.clip(contact, -1.0, 1.0))
+
+    def _simulate_mjx(self, state: State, action: Array) -> tuple[State, Physics]:
+        before = self._physics(state, None)
+        qpos, qvel, xy, contact = self._mjx(before.qpos, before.qvel, action)
+        states = state.physics.copy()
+        states[:, 0] += self.environment.step_s
+        states[:, 1 : 1 + self.model.nq + self.model.nv] = np.concatenate([qpos, qvel], axis=1)
+        after = State(states, xy)
         return after, self._physics(after, np.clip(contact, -1.0, 1.0))
 
     def _work(

@@ -6,7 +6,7 @@ variants. The result is a JSON file; the one shipped with the package is `tuned.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from prefopt.errors import PrefoptError
-from prefopt.records import write_json
+from prefopt.records import digest, write_json
 from prefopt.stage import versions
 from prefopt.suite.bars import bar
 from prefopt.suite.methods import METHODS, Method, find_method
@@ -23,11 +23,12 @@ from prefopt.suite.settings import BenchConfig
 from prefopt.suite.store import folder_of, read_json
 
 SHIPPED = Path(__file__).parent / "tuned.json"
+CHUNK = 4  # candidates scored together and then written
 
 
 def tuned_names(methods: Sequence[str]) -> list[str]:
-    """The losses whose hyperparameters these methods need, in the table's order."""
-    wanted = {find_method(name).tuned_as or name for name in methods}
+    """The known methods among these, in the table's order. Raises PrefoptError for an unknown one."""
+    wanted = {find_method(name).name for name in methods}
     return [name for name in METHODS if name in wanted]
 
 
@@ -48,12 +49,8 @@ def tune(config: BenchConfig, root: Path, *, workers: int = 1) -> dict[str, Any]
     folder = folder_of(root, f"tune-{config.agents.environment}", settings)
 
     def one(name: str) -> dict[str, Any]:
-        path = folder / f"{name}.json"
-        found = read_json(path)
-        if found is None or [c["hyper"] for c in found["candidates"]] != METHODS[name].candidates():
-            found = tune_loss(given, METHODS[name])
-            write_json(path, found)
-        return found
+        method = METHODS[name]
+        return tune_loss(given, method, folder / f"{name}-{digest(method.identity())[:8]}.json")
 
     with bar("tune", len(names)) as advance, ThreadPoolExecutor(workers) as pool:
         results = {}
@@ -70,25 +67,45 @@ def tune(config: BenchConfig, root: Path, *, workers: int = 1) -> dict[str, Any]
     }
 
 
-def tune_loss(given: Material, method: Method) -> dict[str, Any]:
-    """Every candidate on every tuning variant and seed: the best one, its score, and all scores."""
-    config = given.config
+def tune_loss(given: Material, method: Method, kept: Path) -> dict[str, Any]:
+    """Every candidate on every tuning variant and seed: the best one, its score, and all scores.
+
+    kept: file of the candidates that have been scored; a killed or widened tuning runs only those that are missing.
+    """
     candidates = method.candidates()
+    known: list[dict[str, Any]] = (read_json(kept) or {"candidates": []})["candidates"]
+    missing = [hyper for hyper in candidates if all(c["hyper"] != hyper for c in known)]
+    for first in range(0, len(missing), CHUNK):
+        known = known + score(given, method, missing[first : first + CHUNK])
+        write_json(kept, {"candidates": known})
+    rows = [next(c for c in known if c["hyper"] == hyper) for hyper in candidates]
+    best = int(np.argmax([row["score"] for row in rows]))
+    return {
+        "hyper": candidates[best],
+        "score": rows[best]["score"],
+        "at_edge_of_grid": _edges(candidates, best),
+        "candidates": rows,
+    }
+
+
+def score(
+    given: Material, method: Method, candidates: Sequence[Mapping[str, float]]
+) -> list[dict[str, Any]]:
+    """Candidates with their mean return over the tuning variants and seeds, and by variant."""
+    config = given.config
     cells = [(v, TUNING_SEED + s) for v in config.tuning_variants for s in range(config.tuning_seeds)]
     members = [make_member(given, method, hyper, v, seed) for hyper in candidates for v, seed in cells]
     _, returns = run_members(given, members, config.tuning_episodes)
-    by_cell = np.nan_to_num(returns.mean(axis=1), nan=-np.inf).reshape(len(candidates), len(cells))
-    scores = by_cell.mean(axis=1)
-    best = int(np.argmax(scores))
-    return {
-        "hyper": candidates[best],
-        "score": float(scores[best]),
-        "at_edge_of_grid": _edges(candidates, best),
-        "candidates": [
-            {"hyper": hyper, "score": float(score), "by_variant": dict(zip([str(v) for v, _ in cells], row.tolist(), strict=False))}
-            for hyper, score, row in zip(candidates, scores, by_cell, strict=True)
-        ],
-    }  # fmt: skip
+    mean = np.nan_to_num(returns.mean(axis=1), nan=-np.inf)
+    by_cell = mean.reshape(len(candidates), len(config.tuning_variants), config.tuning_seeds).mean(axis=2)
+    return [
+        {
+            "hyper": dict(hyper),
+            "score": float(row.mean()),
+            "by_variant": dict(zip(config.tuning_variants, row.tolist(), strict=True)),
+        }
+        for hyper, row in zip(candidates, by_cell, strict=True)
+    ]
 
 
 def _edges(candidates: list[dict[str, float]], best: int) -> list[str]:
@@ -128,4 +145,4 @@ def load_tuned(path: Path, environment: str, methods: Sequence[str]) -> dict[str
     missing = [name for name in tuned_names(methods) if name not in found["losses"]]
     if missing:
         raise PrefoptError(f"{path}: {', '.join(missing)} not tuned; run: prefopt suite tune --write {path}")
-    return {name: found["losses"][find_method(name).tuned_as or name]["hyper"] for name in methods}
+    return {name: found["losses"][name]["hyper"] for name in methods}
