@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from prefopt.calibration import calibration, draw_reliability
 from prefopt.config import Config
 from prefopt.errors import PrefoptError
 from prefopt.reading.naming import hold_out
-from prefopt.records import Row, atomic_file, digest, make_table, rows_of, write_json
+from prefopt.records import Row, digest, make_table, rows_of, write_json
 from prefopt.rules.content import text_of
-from prefopt.stage import WORK, Context, Stage, StageFolder, StageOutput, is_first_process, progress, versions
-from prefopt.stats import share_interval
+from prefopt.stage import WORK, Context, Stage, StageFolder, StageOutput, is_first_process, progress
+from prefopt.train_reward_figures import reward_card, reward_quality, write_figures
 from prefopt.train_settings import TrainConfig, trainer_settings
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ def train_reward(table: Dataset, config: RewardConfig, context: Context) -> Stag
         result = json.loads(done.read_text(encoding="utf-8"))
     if is_first_process():
         shutil.rmtree(context.folder.path / "checkpoints", ignore_errors=True)
-        _write_figures(result["quality"], context.folder.path)
+        write_figures(result["quality"], context.folder.path)
     return StageOutput(make_table(result["rows"], ("id", "prompt_id")), result["dropped"], result["quality"])
 
 
@@ -146,7 +145,7 @@ def _train(table: Dataset, config: RewardConfig, context: Context, folder: Stage
             trainer.train(resume_from_checkpoint=True)
         rows = _held_out_rows(trainer, parts[1])
         history = history_rows(trainer.state.log_history)
-        quality = _quality(config, len(examples), trainer.state.global_step, rows, history)
+        quality = reward_quality(config, len(examples), trainer.state.global_step, rows, history)
         _write_model(trainer, tokenizer, config, context.model, folder, quality)
     return {"rows": rows, "dropped": dropped, "quality": quality}
 
@@ -258,58 +257,6 @@ def _held_out_rows(trainer: Any, held: Sequence[tuple[Row, Any]]) -> list[Row]:
     ]
 
 
-# ---- figures
-
-
-def held_out_figures(rows: Sequence[Row], bins: int) -> dict[str, Any]:
-    """Accuracy with a 95% interval (pairs of one prompt are not independent), calibration, and what length alone gets.
-
-    swap_consistency (pairwise): share of pairs where both orders name the same answer. rows: the table of `train_reward`.
-    """
-    groups = [row["prompt_id"] for row in rows]
-    p = [row["probability"] for row in rows]
-    longer = [row["chars_chosen"] - row["chars_rejected"] for row in rows]
-    figures: dict[str, Any] = {
-        "heldout_accuracy": share_interval([_half(v - 0.5) for v in p], groups),
-        "longer_accuracy": share_interval([_half(d) for d in longer], groups),
-        "prefers_longer": share_interval(
-            [_half((v - 0.5) * d) for v, d in zip(p, longer, strict=True) if d],
-            [g for g, d in zip(groups, longer, strict=True) if d],
-        ),
-        "calibration": calibration(p, bins),
-    }
-    if rows and "logit_forward" in rows[0]:
-        same = [float((row["logit_forward"] > 0) == (row["logit_backward"] < 0)) for row in rows]
-        figures["swap_consistency"] = share_interval(same, groups)
-    return figures
-
-
-def _half(value: float) -> float:
-    return 0.5 if value == 0 else float(value > 0)
-
-
-def _quality(
-    config: RewardConfig, pairs: int, steps: int, rows: Sequence[Row], history: Sequence[Row]
-) -> dict[str, Any]:
-    figures = held_out_figures(rows, config.bins)
-    return {
-        "kind": config.kind,
-        "pairs": pairs,
-        "heldout_pairs": len(rows),
-        "steps": steps,
-        "ece": figures["calibration"]["ece"],
-        **figures,
-        "history": list(history),
-    }
-
-
-def _write_figures(quality: dict[str, Any], path: Path) -> None:
-    write_json(path / "figures.json", quality)
-    with atomic_file(path / "calibration.svg") as temporary:
-        drawn = draw_reliability(quality["calibration"], f"{quality['kind']} reward model, held-out pairs")
-        temporary.write_text(drawn, encoding="utf-8")
-
-
 def _write_model(
     trainer: Any,
     tokenizer: Any,
@@ -326,37 +273,10 @@ def _write_model(
     write_model(
         model,
         tokenizer,
-        _card(config, base, quality),
+        reward_card(config, base, quality),
         temporary=folder.path / WORK / "model",
         target=folder.path / "model",
     )
-
-
-def _card(config: RewardConfig, base: Path, quality: dict[str, Any]) -> str:
-    """README.md of the reward model."""
-    from prefopt.llm.card import base_licence, base_name
-
-    accuracy, figures = quality["heldout_accuracy"], quality["calibration"]
-    told = "no pair was held out"
-    if accuracy["mean"] is not None:
-        told = (
-            f"held-out accuracy {accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}] on "
-            f"{len_text(quality['heldout_pairs'])}, expected calibration error {figures['ece']:.3f}; the longer answer "
-            f"is the chosen one in {quality['longer_accuracy']['mean']:.3f}"
-        )
-    used = "\n".join(f"- {name} {version}" for name, version in versions().items())
-    settings = json.dumps(config.model_dump(mode="json", exclude_defaults=True), indent=2)
-    return (
-        f"---\nlicense: {base_licence(base)}\nlibrary_name: transformers\npipeline_tag: text-classification\n"
-        f"tags: [prefopt, reward-model, {config.kind}]\n---\n\n# Reward model ({config.kind}) from {base_name(base)}\n\n"
-        f"Trained with prefopt on {len_text(quality['pairs'])}; {told}.\n\n## Settings\n\n```json\n{settings}\n```\n\n"
-        f"## Versions\n\n{used}\n"
-    )
-
-
-def len_text(pairs: int) -> str:
-    """`1 pair`, `12 pairs`."""
-    return f"{pairs} pair" + ("" if pairs == 1 else "s")
 
 
 def base_model(name: str, source: str, output: Path, seed: int) -> Path:

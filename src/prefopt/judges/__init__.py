@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import Field, field_validator
 
 from prefopt.config import Config
+from prefopt.engines.client import ServerSettings
 from prefopt.errors import PrefoptError, nearest
 from prefopt.verify import VerifyConfig
 
@@ -107,6 +108,9 @@ class PairwiseJudgeConfig(Config):
     model: str | None = Field(
         None, description="local, reward_model, pairwise_model: model directory or hub name"
     )
+    server: ServerSettings | None = Field(
+        None, description="server: {base_url, model, ...} of an OpenAI-compatible endpoint"
+    )
     prompt: Path | None = Field(None, description="server, local: file with a judge prompt of your own")
     rubric: str = Field("", description="server, local: what a good answer is, in your words")
     use_reference: bool = Field(
@@ -120,6 +124,12 @@ class PairwiseJudgeConfig(Config):
         None, ge=16, description="longest text of a local model, tokens; null: the model's own limit"
     )
     max_new_tokens: int = Field(1024, ge=1, description="server: longest answer of the judge, tokens")
+    top_logprobs: int = Field(
+        5,
+        ge=0,
+        le=20,
+        description="server: likeliest tokens asked for, for soft verdicts; 0 where it refuses",
+    )
     verifier: VerifyConfig = Field(VerifyConfig(), description="verifier: how final answers are found")  # type: ignore[call-arg]
     simulated: SimulatedSettings = Field(
         SimulatedSettings(),  # type: ignore[call-arg]
@@ -142,10 +152,9 @@ def open_judge(config: PairwiseJudgeConfig, context: Context) -> PairwiseJudge:
     """
     module, install = JUDGES[config.kind]
     try:
-        found = importlib.import_module(module)
+        judge: PairwiseJudge = importlib.import_module(module).open_judge(config, context)
     except ModuleNotFoundError as error:
         raise PrefoptError(f"judge {config.kind!r} needs the package {error.name!r}; {install}") from None
-    judge: PairwiseJudge = found.open_judge(config, context)
     return judge
 
 

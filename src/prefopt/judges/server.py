@@ -1,0 +1,206 @@
+"""A model behind an OpenAI-compatible server as a judge: it compares in words, the verdict last.
+
+Temperature 0. An answer without a verdict is asked for once more, with another seed and at `AGAIN_TEMPERATURE` (at 0
+the same words would come back). Every answer is written to a journal as it arrives, so a killed run asks for nothing
+twice. Where the server gives log-probs, the verdict also has a probability.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from prefopt.engines.client import GAVE_UP, NO_ROOM, ChatClient, ChatReply, ChatRequest
+from prefopt.errors import PrefoptError
+from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
+from prefopt.judges.parse import parse_verdict
+from prefopt.judges.prompt import REASONED, load_prompt, texts_of
+from prefopt.records import digest
+from prefopt.stage import WORK
+
+if TYPE_CHECKING:
+    from prefopt.stage import Context
+
+AGAIN_TEMPERATURE = 0.5
+JOURNAL = "judge-journal.jsonl"
+
+
+class ServerJudge:
+    """Asks a server for each call; `journal`: file of answers already given (None: memory only)."""
+
+    both_orders = True
+    averages = False
+    cacheable = True
+
+    def __init__(self, config: PairwiseJudgeConfig, client: ChatClient, journal: Path | None) -> None:
+        assert config.server is not None
+        self.config = config
+        self.client = client
+        self.name = f"server:{config.server.model}"
+        self.prompt = load_prompt(config, REASONED)
+        self.journal = Journal(journal)
+
+    def compare(self, batch: Sequence[Comparison], seed: int) -> list[Verdict]:
+        """One verdict per call.
+
+        Raises:
+            PrefoptError: some calls failed after all retries; the others are in the journal, and the run continues
+                there when it is started again.
+        """
+        requests = [self._request(call, seed, again=False) for call in batch]
+        replies = self._ask(requests)
+        unread = [
+            k for k, reply in enumerate(replies) if not reply.error and parse_verdict(reply.text) is None
+        ]
+        second = self._ask([self._request(batch[k], seed, again=True) for k in unread])
+        for k, reply in zip(unread, second, strict=True):
+            replies[k] = _both(replies[k], reply)
+        return [_verdict(reply) for reply in replies]
+
+    def _request(self, call: Comparison, seed: int, *, again: bool) -> ChatRequest:
+        """The request; its seed follows from what is asked, not from its place in a batch."""
+        messages = self.prompt.messages(texts_of(call, self.config))
+        own = int(digest(seed, call.prompt_id, messages, again)[:8], 16) & 0x7FFFFFFF
+        temperature = AGAIN_TEMPERATURE if again else 0.0
+        return ChatRequest(
+            messages, self.config.max_new_tokens, temperature, seed=own, top_logprobs=self.config.top_logprobs
+        )
+
+    def _ask(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+        keys = [digest(self.describe(), asdict(request)) for request in requests]
+        first = {key: k for k, key in reversed(list(enumerate(keys))) if key not in self.journal.known}
+        todo = sorted(first.values())
+
+        def store(index: int, reply: ChatReply) -> None:
+            if reply.error != GAVE_UP:
+                self.journal.add(keys[todo[index]], reply)
+
+        with self.journal:
+            self.client.ask([requests[k] for k in todo], store)
+        failed = sum(keys[k] not in self.journal.known for k in todo)
+        if failed:
+            raise PrefoptError(
+                f"judge: {failed} of {len(requests)} calls failed after all retries; the others are kept, "
+                "start the same command again"
+            )
+        return [self.journal.known[key] for key in keys]
+
+    def describe(self) -> dict[str, Any]:
+        """Kind, server, prompt and what else the verdicts depend on; no key."""
+        assert self.config.server is not None
+        return {
+            "kind": "server",
+            "server": self.config.server.model_dump(mode="json"),
+            "prompt_digest": digest(self.prompt.text),
+            "rubric": self.config.rubric,
+            "use_reference": self.config.use_reference,
+            "max_new_tokens": self.config.max_new_tokens,
+            "top_logprobs": self.config.top_logprobs,
+        }
+
+
+class Journal:
+    """Replies by key, one JSON line each, written as they arrive. A last line cut by a kill counts for nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.known: dict[str, ChatReply] = {}
+        self._file: TextIO | None = None
+        if path is not None and path.is_file():
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+                reply = ChatReply(**entry["reply"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            tops = reply.top_logprobs
+            self.known[entry["key"]] = (
+                reply if tops is None else ChatReply(**{**entry["reply"], "top_logprobs": tuple(tops)})
+            )
+
+    def add(self, key: str, reply: ChatReply) -> None:
+        """Keep a reply, on the disk too."""
+        self.known[key] = reply
+        if self._file is not None:
+            self._file.write(json.dumps({"key": key, "reply": asdict(reply)}) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> Journal:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+            if self._file.tell():
+                self._file.write("\n")  # apart from a line that a kill left without its end
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _both(first: ChatReply, second: ChatReply) -> ChatReply:
+    """The second answer, with the cost of both."""
+    costs = {
+        name: getattr(first, name) + getattr(second, name)
+        for name in ("latency_s", "prompt_tokens", "completion_tokens")
+        if getattr(first, name) is not None and getattr(second, name) is not None
+    }
+    return ChatReply(**{**vars(second), **costs})
+
+
+def _verdict(reply: ChatReply) -> Verdict:
+    winner = parse_verdict(reply.text)
+    cost = (reply.latency_s, reply.prompt_tokens, reply.completion_tokens)
+    if reply.error:
+        return Verdict("missing" if reply.error == NO_ROOM else "unparsed", None, reply.error, *cost)
+    if winner is None:
+        return Verdict("unparsed", None, reply.text, *cost)
+    return Verdict(winner, soft_verdict(reply.top_logprobs, winner), reply.text, *cost)
+
+
+def soft_verdict(tops: Sequence[Mapping[str, float]] | None, winner: str) -> float | None:
+    """P(first better) = p(A) / (p(A) + p(B)) at the last token that is a verdict; None where there is none to read.
+
+    tops: per token of the answer, the likeliest tokens and their log-probs, nats. A letter that is not among them counts as 0.
+    A probability that contradicts the verdict in words is not believed.
+    """
+    for top in reversed(tops or ()):
+        best = max(top, key=lambda token: top[token], default="")
+        if _letter(best) not in ("A", "B"):
+            continue
+        mass = {"A": 0.0, "B": 0.0}
+        for token, logp in top.items():
+            if _letter(token) in mass:
+                mass[_letter(token)] += math.exp(min(logp, 0.0))
+        p = mass["A"] / (mass["A"] + mass["B"]) if mass["A"] + mass["B"] else 0.5
+        named = "first" if _letter(best) == "A" else "second"
+        return p if named == winner else None
+    return None
+
+
+def _letter(token: str) -> str:
+    """The token without the blanks and marks around it."""
+    return token.strip(" \t\n*_[]()\"'`.:Ġ▁")
+
+
+def open_judge(config: PairwiseJudgeConfig, context: Context) -> ServerJudge:
+    """The judge behind `config.server`.
+
+    Raises:
+        PrefoptError: no server is named, or the judge prompt is not usable.
+        ModuleNotFoundError: the package `openai` is missing.
+    """
+    import openai  # noqa: F401 (missing packages are told before the first call)
+
+    if config.server is None:
+        raise PrefoptError("judge server: no server; set judge.server.base_url and judge.server.model")
+    folder = context.folder.path / WORK if context.folder else None
+    return ServerJudge(config, ChatClient(config.server), folder / JOURNAL if folder else None)
