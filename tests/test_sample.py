@@ -35,7 +35,7 @@ def prompt_table(count=5, **columns):
 
 
 def use(monkeypatch, engine):
-    monkeypatch.setattr(sample_module, "open_engine", lambda name, model, dtype: engine)
+    monkeypatch.setattr(sample_module, "open_engine", lambda *_: engine)
     return engine
 
 

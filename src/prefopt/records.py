@@ -52,7 +52,12 @@ COLUMNS: dict[str, Column] = {
     "model": Column("string", "sample", "who wrote the completion"),
     "finish_reason": Column("string", "sample", "stop (EOS) or length (cut at max_new_tokens)"),
     "completion_tokens": Column("int", "sample", "length of the completion in tokens, EOS included"),
-    "seed": Column("int", "sample", "seed of the batch that made the completion"),
+    "seed": Column(
+        "int", "sample", "seed of the batch (of the call, where a server wrote) that made the completion"
+    ),
+    "sampled_logps": Column(
+        "float", "sample", "the sampler's own log-prob of the completion, sum over its tokens, nats"
+    ),
     "answer": Column("string", "judge", "final answer extracted from the completion; null = unparsed"),
     "answer_class": Column("int", "judge", "class of equal answers within the prompt; -1 = unparsed"),
     "is_correct": Column("bool", "judge", "equal to the gold answer"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefopt.engines import Completion, Dtype, Sampling
+from prefopt.engines import Completion, Dtype, EngineOptions, Sampling
 
 END = 0  # the end token; characters are their code points
 CHOICES = 4  # seeded answers are A: 0 ... A: 3
@@ -56,6 +56,6 @@ def _cut(text: str, limit: int) -> Completion:
     return Completion(text[:limit], ids[:limit], "length")
 
 
-def open_engine(model: Path | None, dtype: Dtype) -> FakeEngine:
-    """The fake engine without a script; model and dtype mean nothing to it."""
+def open_engine(model: Path | None, dtype: Dtype, options: EngineOptions = EngineOptions()) -> FakeEngine:
+    """The fake engine without a script; model, dtype and options mean nothing to it."""
     return FakeEngine()

@@ -10,7 +10,7 @@ Shapes: B rows alive, P padded prompt length (left padding), V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from prefopt.engines import Completion, Dtype, Sampling
+from prefopt.engines import Completion, Dtype, EngineOptions, Sampling
 from prefopt.errors import PrefoptError
 from prefopt.llm.model import default_device, load_model, load_tokenizer
 from prefopt.llm.quiet import seeded
@@ -31,14 +31,26 @@ COMPACT_BELOW = 0.75
 
 
 class TransformersEngine:
-    """`Engine` on a loaded model and tokenizer; the model is put into eval mode and its own sampling settings go."""
+    """`Engine` on a loaded model and tokenizer; the model is put into eval mode and its own sampling settings go.
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    continuous: by transformers' continuous batching (paged cache; a request enters as soon as another ends). Faster on
+    GPUs where lengths differ; what a row says then depends on its neighbours, so a resumed run may sample otherwise.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        *,
+        continuous: bool = False,
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
         self.max_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.stops = _stop_tokens(model, tokenizer)
+        self.stops = end_tokens(model.generation_config, tokenizer)
+        self.continuous = continuous
         # pad rows are masked: any id of the vocabulary will do
         self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         # what a checkpoint brings along (top_k, repetition_penalty, ...) would change samples unseen
@@ -63,9 +75,15 @@ class TransformersEngine:
         if not prompts:
             return []
         budgets = [self._budget(len(prompt), sampling.max_new_tokens) for prompt in prompts]
-        write = _decode if _has_plain_cache(self.model) else _generate
-        answers = write(self, prompts, sampling, seed, budgets)
+        answers = self._writer()(self, prompts, sampling, seed, budgets)
         return [self._completion(prompt, ids) for prompt, ids in zip(prompts, answers, strict=True)]
+
+    def _writer(self) -> Callable[..., list[list[int]]]:
+        if self.continuous:
+            from prefopt.engines.continuous import write_batch
+
+            return write_batch
+        return _decode if _has_plain_cache(self.model) else _generate
 
     def _budget(self, prompt_tokens: int, max_new_tokens: int) -> int:
         room = max_new_tokens if self.max_tokens is None else self.max_tokens - prompt_tokens
@@ -80,7 +98,9 @@ class TransformersEngine:
         return Completion(text, tuple(ids), "stop" if ids[-1] in self.stops else "length")
 
 
-def open_engine(model: Path | None, dtype: Dtype) -> TransformersEngine:
+def open_engine(
+    model: Path | None, dtype: Dtype, options: EngineOptions = EngineOptions()
+) -> TransformersEngine:
     """Load model and tokenizer from the directory `model`, on the GPU where there is one.
 
     Raises:
@@ -89,12 +109,13 @@ def open_engine(model: Path | None, dtype: Dtype) -> TransformersEngine:
     if model is None:
         raise PrefoptError("engine 'transformers' needs a model; give --model DIR")
     loaded = load_model(model, dtype=dtype).to(default_device())
-    return TransformersEngine(loaded, load_tokenizer(model), model.name)
+    continuous = options.continuous_batching
+    return TransformersEngine(loaded, load_tokenizer(model), model.name, continuous=continuous)
 
 
-def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def end_tokens(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """EOS of the tokenizer, the template's end of turn, and what the checkpoint's generation config ends with."""
-    own = getattr(model.generation_config, "eos_token_id", None)
+    own = getattr(config, "eos_token_id", None)
     listed = own if isinstance(own, list) else [own]
     return frozenset({*stop_ids(tokenizer), *(int(token) for token in listed if token is not None)})
 
@@ -286,10 +307,11 @@ def _generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=max(budgets), **draw
         )
     new = output[:, ids.shape[1] :].tolist()
-    return [list(_until_stop(row[:budget], engine.stops)) for row, budget in zip(new, budgets, strict=True)]
+    return [list(until_stop(row[:budget], engine.stops)) for row, budget in zip(new, budgets, strict=True)]
 
 
-def _until_stop(ids: Sequence[int], stops: frozenset[int]) -> Iterator[int]:
+def until_stop(ids: Sequence[int], stops: frozenset[int]) -> Iterator[int]:
+    """The ids up to and with the first end token."""
     for token in ids:
         yield token
         if token in stops:
