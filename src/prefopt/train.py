@@ -192,14 +192,19 @@ def _quality(
         "steps": state.global_step,
         "stopped_early": state.global_step < state.max_steps,
         "kept_step": state.best_global_step if config.keep == "best" else state.global_step,
-        "parameters": sum(p.numel() for p in parameters),
-        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": sum(_size(p) for p in parameters),
+        "trained_parameters": sum(_size(p) for p in parameters if p.requires_grad),
         "dtype": str(parameters[0].dtype).removeprefix("torch."),
         "loss": config.loss_sum.describe(),
         "step0": {name: value for name, value in history[0].items() if name.startswith("step0/")},
         "final": {name: value for name, value in last.items() if name not in ("step", "epoch")},
         "warnings": warnings_of(history),
     }
+
+
+def _size(weight: Any) -> int:
+    """Numbers of a weight over all processes (ZeRO-3 leaves an empty tensor with a note)."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def _write(

@@ -78,13 +78,28 @@ class TrainConfig(Config):
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay, not on norms and biases")
     max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 = never")
-    optimizer: str = Field("adamw_torch", description="name of an optimizer of transformers' Trainer")
+    optimizer: str = Field(
+        "adamw_torch", description="an optimizer of transformers' Trainer, e.g. adamw_bnb_8bit, adafactor"
+    )
     betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates")
     precision: Literal["auto", "float32", "bfloat16", "mixed"] = Field(
         "auto", description="auto: the checkpoint's dtype; mixed: fp32 weights, bf16 arithmetic"
     )
     gradient_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory"
+    )
+    activation_offload: bool = Field(
+        False, description="hold on the host what the backward pass needs: less GPU memory, more transfers"
+    )
+    torch_compile: bool = Field(
+        False, description="compile the decoder layers: a slow first step, then faster"
+    )
+    strategy: Literal["none", "ddp", "fsdp2", "deepspeed"] | None = Field(
+        None,
+        description="how processes work together; fsdp2 shards the weights (null: ddp where there are several)",
+    )
+    deepspeed: Path | None = Field(
+        None, description="DeepSpeed's JSON configuration; asks for strategy deepspeed"
     )
     lora: LoraSettings | None = Field(
         None, description="{r, alpha, dropout, target_modules, merge}; null: all weights"
@@ -211,8 +226,8 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
     """The trainer's settings; checkpoints go to `folder`.
 
     Raises:
-        PrefoptError: an unknown optimizer, a tracker that is not installed, a batch that does not divide, no
-            held-out pair where one is needed.
+        PrefoptError: an unknown optimizer, a tracker or package that is not installed, a strategy that cannot be
+            had, a batch that does not divide, no held-out pair where one is needed.
     """
     from dataclasses import fields
     from importlib.util import find_spec
@@ -220,6 +235,7 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
     import torch
     from transformers.training_args import OptimizerNames
 
+    from prefopt.llm.distributed import is_bitsandbytes
     from prefopt.llm.settings import PreferenceConfig
 
     names = [str(name.value) for name in OptimizerNames]
@@ -228,6 +244,10 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
     if not has_eval and (config.keep == "best" or config.early_stopping_patience is not None):
         raise PrefoptError(
             "train: keep: best and early stopping need held-out pairs; set data.heldout above 0"
+        )
+    if is_bitsandbytes(config.optimizer) and find_spec("bitsandbytes") is None:
+        raise PrefoptError(
+            f"train.optimizer: {config.optimizer} is of bitsandbytes, which is not installed; pip install bitsandbytes"
         )
     for name in config.trackers:
         if find_spec(name) is None:
@@ -256,6 +276,10 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         adam_beta1=config.betas[0],
         adam_beta2=config.betas[1],
         bf16=config.precision == "mixed",
+        activation_offload=config.activation_offload,
+        torch_compile=config.torch_compile,
+        strategy=config.strategy,
+        deepspeed=str(config.deepspeed) if config.deepspeed else None,
         use_cpu=not torch.cuda.is_available() and not torch.backends.mps.is_available(),
         eval_strategy="steps" if has_eval and config.eval_steps else "no",
         eval_steps=config.eval_steps,

@@ -2,12 +2,15 @@
 
 Usage: python training_worker.py OUTPUT_DIR LOSS_JSON ROWS PAIRS_PER_STEP [STOP_AT_STEP]
 TRAINING_WORKER_SETTINGS in the environment holds more settings as JSON. With STOP_AT_STEP it kills itself (SIGKILL) in that optimizer step; started again without, it resumes.
+
+Usage: python training_worker.py JOBS_JSON: several runs one after the other, see `run_job`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -16,10 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.distributed.tensor import DTensor
+from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
+from prefopt.errors import PrefoptError
 from prefopt.llm.collate import Example, compact
+from prefopt.llm.distributed import applied_strategy
 from prefopt.llm.logprobs import score
+from prefopt.llm.metrics import history_rows
+from prefopt.llm.output import add_adapter
+from prefopt.llm.quiet import seeded
 from prefopt.llm.settings import PreferenceConfig
 from prefopt.llm.trainer import PreferenceTrainer
 from prefopt.losses import LossSum, build_loss
@@ -90,8 +99,83 @@ def make_trainer(
     return PreferenceTrainer(model or tiny_model(), args, loss, train, held_out, callbacks)
 
 
+class Stop(Exception):
+    """A run that ends before its time, as by a kill."""
+
+
+class StopAt(TrainerCallback):
+    """Ends the run at the beginning of an optimizer step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Called by the Trainer."""
+        if state.global_step + 1 == self.step:
+            raise Stop
+
+
+def run_job(
+    folder: str,
+    loss: Any = "dpo",
+    rows: int = 19,
+    stop: int = 0,
+    copy_of: str | None = None,
+    lora: bool = False,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train (or resume) in `folder`, save the model there; returns what was seen of the set-up, and an error's text.
+
+    stop: end before that step. copy_of: start with the checkpoints of another job's folder. settings: the trainer's.
+    """
+    path, model = Path(folder), tiny_model()
+    first = os.environ.get("RANK", "0") == "0"
+    if copy_of and first:
+        shutil.copytree(copy_of, path)
+    train, held_out = make_examples(rows, 0, model), make_examples(5, 1, model)
+    if lora:
+        with seeded(0):
+            model = add_adapter(model, r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
+    fixed = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
+    fixed |= {"eval_steps": 3, "learning_rate": 1e-3, "logging_steps": 1}
+    callbacks = [StopAt(stop)] if stop else []
+    try:
+        trainer = make_trainer(
+            path, build_loss(loss), train, held_out, model=model, callbacks=callbacks, **{**fixed, **settings}
+        )
+        trainer.train(resume_from_checkpoint=True)
+    except PrefoptError as error:
+        return {"error": str(error)}
+    except Stop:
+        return {}
+    seen = {
+        "strategy": applied_strategy(trainer.model_wrapped),
+        "sharded": sum(isinstance(weight, DTensor) for weight in trainer.model.parameters()),
+        "weights": len(list(trainer.model.parameters())),
+    }
+    module, weights = trainer.final_model(merge=False)
+    if trainer.is_world_process_zero():
+        module.save_pretrained(path / "model", state_dict=weights)
+        (path / "history.json").write_text(json.dumps(history_rows(trainer.state.log_history)))
+    return seen
+
+
+def run_jobs(file: Path) -> None:
+    """Run every job of a JSON file {name: arguments of run_job}; NAME.json is what the first process returns."""
+    torch.set_num_threads(1)
+    for name, job in json.loads(file.read_text()).items():
+        seen = run_job(**job)
+        if os.environ.get("RANK", "0") == "0":
+            file.with_name(f"{name}.json").write_text(json.dumps(seen))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def main() -> None:
     """Train three epochs of `rows` rows and save weights and history."""
+    if len(sys.argv) == 2:
+        run_jobs(Path(sys.argv[1]))
+        return
     folder, loss, rows, pairs_per_step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     stop = int(sys.argv[5]) if len(sys.argv) > 5 else 0
     torch.set_num_threads(1)

@@ -8,6 +8,7 @@ from typing import Any, no_type_check
 from transformers import TrainingArguments
 
 from prefopt.errors import PrefoptError
+from prefopt.llm.distributed import Strategy, check_request, choose_strategy
 
 DEFAULT_MICRO_BATCH = 8
 
@@ -25,6 +26,8 @@ class PreferenceConfig(TrainingArguments):
     reference: "store" takes the rows' log-probs, "adapter_off" the model without its adapter, "auto" the latter where an
     adapter is trained and the rows hold none. sync_reference: {"alpha", "every_steps"}, a reference that follows the
     model (TR-DPO). router_loss: factor of the load-balancing loss of a mixture of experts; None = off.
+    strategy: "none", "ddp", "fsdp2" or "deepspeed" (with `deepspeed`); None = by the launcher. torch_compile: here of the
+    decoder layers. activation_offload: what the backward pass needs lies in host memory meanwhile.
     """
 
     pairs_per_step: int = 64
@@ -36,6 +39,8 @@ class PreferenceConfig(TrainingArguments):
     reference: str = "auto"
     sync_reference: dict | None = None
     router_loss: float | None = None
+    strategy: str | None = None
+    activation_offload: bool = False
     disable_dropout: bool = True
     learning_rate: float = 1e-6
     num_train_epochs: float = 1.0
@@ -54,8 +59,14 @@ class PreferenceConfig(TrainingArguments):
         """Check what the Trainer does not know of.
 
         Raises:
-            PrefoptError: a global batch that does not divide, or settings that contradict each other.
+            PrefoptError: a global batch that does not divide, a strategy that cannot be had, or settings that
+                contradict each other.
         """
+        check_request(self.strategy, self.deepspeed)
+        # the Trainer would compile the whole model, whose input here is rows of any length
+        backend, wanted = vars(self)["torch_compile_backend"], vars(self)["torch_compile"]
+        self.compile_backend: str | None = (backend or "inductor") if wanted else None
+        self.torch_compile, self.torch_compile_backend = False, None
         if self.keep not in ("last", "best"):
             raise PrefoptError(f"keep: {self.keep!r}; it is 'last' or 'best'")
         if self.keep == "best" or self.early_stopping_patience is not None:
@@ -71,6 +82,7 @@ class PreferenceConfig(TrainingArguments):
         if self.keep == "best" and str(self.save_strategy) not in ("SaveStrategy.STEPS", "steps"):
             raise PrefoptError("keep: best needs checkpoints; set save_strategy to 'steps'")
         self.per_device_train_batch_size = self.micro_batch(self.world_size)
+        self.chosen_strategy: Strategy = choose_strategy(self.strategy, self.deepspeed, self.world_size)
 
     def _check_rows(self) -> None:
         if self.shared_prefix and self.pairs_per_micro_batch is not None:

@@ -17,17 +17,18 @@ import logging
 import math
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl
+from transformers import TrainerCallback, TrainerControl
 from transformers.trainer_callback import PrinterCallback
 
 from prefopt.errors import PrefoptError
-from prefopt.llm import checkpoints, metrics
+from prefopt.llm import checkpoints, distributed, metrics
 from prefopt.llm.callbacks import EarlyStop, Flow
 from prefopt.llm.collate import (
     Example,
@@ -46,19 +47,21 @@ from prefopt.llm.forward import (
     param_dtype,
     turn_off_dropout,
 )
+from prefopt.llm.layers import activation_offload, compile_layers
 from prefopt.llm.live_reference import Follow, MovingReference, choose_reference
 from prefopt.llm.logprobs import token_logps, unwrap
 from prefopt.llm.quiet import no_bars
 from prefopt.llm.router import RouterLoss, check_router, tell_router_is_off
 from prefopt.llm.rows import RowCollator, SharedTokens, default_tokens_per_row
 from prefopt.llm.settings import PreferenceConfig
+from prefopt.llm.sharded import ShardedTrainer
 from prefopt.llm.step import StepRunner
 from prefopt.losses import LossSum
 
 logger = logging.getLogger("prefopt.train")
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(ShardedTrainer):
     """Trains `model` on encoded rows with any loss of the library.
 
     train_dataset, eval_dataset: sequences of `Example`. loss: from `prefopt.losses.build_loss`. Model dropout is
@@ -85,6 +88,8 @@ class PreferenceTrainer(Trainer):
         check_examples(eval_dataset or train_dataset, loss, live=self.live is not None)
         if args.disable_dropout:
             turn_off_dropout(model)
+        if args.compile_backend:
+            compile_layers(model, args.compile_backend)
         self.preference_loss = loss
         self._window: list[Table] = []
         self._has_warned = False
@@ -100,12 +105,15 @@ class PreferenceTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self._row_tokens = args.max_tokens_per_row or default_tokens_per_row(self.args.device)
+        rows = [*train_dataset, *(eval_dataset or [])]
         shared = (
-            [SharedTokens([*train_dataset, *(eval_dataset or [])], self._row_tokens)]
+            [SharedTokens(rows, self._row_tokens, lockstep=args.chosen_strategy in distributed.LOCKSTEP)]
             if args.shared_prefix
             else []
         )
         tokens_of = shared[0] if shared else token_logps
+        if self.is_sharded:
+            tokens_of = distributed.own_storage(tokens_of)
         self.runner = StepRunner(self.accelerator, loss, tokens_of, self.live, self._router(train_dataset[0]))
         if isinstance(self.live, MovingReference):
             self.add_callback(Follow(self.live))
@@ -117,7 +125,7 @@ class PreferenceTrainer(Trainer):
             tell_router_is_off(causal)
             return None
         answer = next(iter(example.answers.values()))
-        return RouterLoss(self.args.router_loss, check_router(causal, [*example.prompt, *answer]))
+        return RouterLoss(self.args.router_loss, check_router(causal, (example.prompt, answer)))
 
     # ---- data -------------------------------------------------------------------------------------------------
 
@@ -155,7 +163,8 @@ class PreferenceTrainer(Trainer):
         model.train()
         if hasattr(self.optimizer, "train") and callable(self.optimizer.train):
             self.optimizer.train()
-        table = self.runner.step(model, inputs, self._progress())
+        with activation_offload() if self.args.activation_offload else nullcontext():
+            table = self.runner.step(model, inputs, self._progress())
         loss = (table["loss"].double() * table["weight"].double()).sum().item() / inputs.rows
         if not math.isfinite(loss):
             raise PrefoptError(
@@ -168,7 +177,11 @@ class PreferenceTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if not math.isfinite(float(norm)) and getattr(self.accelerator, "scaler", None) is None:
+        if (
+            norm is not None
+            and not math.isfinite(float(norm))
+            and getattr(self.accelerator, "scaler", None) is None
+        ):
             raise PrefoptError(
                 not_finite("the gradient", self.state.global_step + 1, "see the rows of this step")
             )
@@ -235,6 +248,7 @@ class PreferenceTrainer(Trainer):
             with torch.no_grad():
                 table = self.runner.score(self.model_wrapped, share, roles)
                 tables.append(table | {"loss": self.runner.losses(table, self._progress())})
+        self.reshard()
         figures = metrics.summarize(joined(tables), self.preference_loss)
         figures = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         self.log(figures)
@@ -306,11 +320,10 @@ class PreferenceTrainer(Trainer):
 
         merge: an adapter is added into the weights. To be called by every process.
         """
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+        weights = self.gathered_weights()
         module = self.accelerator.unwrap_model(self.model)
         if merge:
-            if sharded:
+            if weights is not None:
                 raise PrefoptError("train.lora.merge: not possible on a sharded model; set it to false")
             module = module.merge_and_unload()
         module.config.use_cache = self._use_cache
