@@ -21,6 +21,7 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MambaConfig, Mamba
 from prefopt.errors import PrefoptError
 from prefopt.llm.collate import Example, compact
 from prefopt.llm.examples import unpair
+from prefopt.llm.logprobs import score_cuts
 from prefopt.llm.metrics import history_rows
 from prefopt.llm.rows import cut_rows, default_tokens_per_row, example_tokens
 from prefopt.llm.settings import PreferenceConfig
@@ -102,6 +103,36 @@ def test_shared_rows_train_like_padded_batches(tmp_path, rows, loss):
         for one, other in zip(*histories, strict=True):
             assert one == pytest.approx(other, abs=1e-4, rel=1e-4)
     assert largest_difference(weights_of(padded), start) > 1e-3
+
+
+LENGTHS_AND_WEIGHTS = [
+    {"name": "dpo", "ld_alpha": 0.3},
+    {"name": "ipo", "wpo": True},
+    {"name": "bco_pair", "ld_alpha": 0.3, "wpo": True},
+]
+
+
+@pytest.mark.parametrize("loss", LENGTHS_AND_WEIGHTS, ids=str)
+def test_length_splits_and_sequence_weights_are_those_of_padded_batches(tmp_path, rows, loss):
+    examples = []
+    for row in rows[:12]:
+        pairs = [(row.prompt, row.answers[role]) for role in ("chosen", "rejected")]
+        (chosen,), (rejected,) = score_cuts(tiny_model(), pairs, [(row.shared_tokens,)] * 2, 512)
+        reference = {**row.reference, "chosen_prefix": chosen, "rejected_prefix": rejected}
+        examples.append(replace(row, reference=reference))
+    found = []
+    for more in ({"pairs_per_micro_batch": 4}, {**SHARED, "max_tokens_per_row": 60}):
+        trainer = make_trainer(tmp_path, build_loss(loss), examples, pairs_per_step=12, **more)
+        table = trainer.runner.step(trainer.model, trainer._collator()(examples), 0.0)
+        found.append((table, {name: p.grad for name, p in trainer.model.named_parameters()}))
+    (padded, expected), (shared, gradients) = found
+    wanted = {"chosen_prefix", "rejected_prefix"} if "ld_alpha" in loss else set()
+    assert wanted | ({"wpo_weight"} if loss.get("wpo") else set()) <= set(padded)
+    assert set(padded) == set(shared)
+    assert largest_difference(padded, shared) < 1e-4
+    norm = math.sqrt(sum(float(g.square().sum()) for g in expected.values()))
+    off = math.sqrt(sum(float((g - gradients[name]).square().sum()) for name, g in expected.items()))
+    assert off < 1e-5 * norm
 
 
 def test_unpaired_rows_and_their_mismatched_answers(tmp_path, rows):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.errors import PrefoptError
-from prefopt.llm.packing import Row
+from prefopt.llm.packing import Ids, Row
 
 logger = logging.getLogger("prefopt.train")
 
@@ -122,8 +122,8 @@ def balance_loss(chosen_E: Tensor, probs_E: Tensor, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def check_router(model: Any, ids: Sequence[int]) -> int:
-    """Compare with the model's own load-balancing loss on one sequence; returns the experts per token.
+def check_router(model: Any, sequence: tuple[Ids, Ids]) -> int:
+    """Compare with the model's own load-balancing loss on one sequence (prompt and answer ids); returns the experts per token.
 
     Raises:
         PrefoptError: no mixture of experts, or its loss is another one.
@@ -135,7 +135,8 @@ def check_router(model: Any, ids: Sequence[int]) -> int:
     was_training = model.training
     model.eval()
     try:
-        tokens = torch.tensor([list(map(int, ids))], device=next(model.parameters()).device)
+        ids = [int(token) for part in sequence for token in part]
+        tokens = torch.tensor([ids], device=next(model.parameters()).device)
         output = model(input_ids=tokens, output_router_logits=True, use_cache=False)
     finally:
         model.train(was_training)
