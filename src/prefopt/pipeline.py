@@ -238,7 +238,7 @@ def execute(
 ) -> Done:
     """Run one stage unless its key is known to be finished, here or in an arm that shares it."""
     settings = config.model_dump(mode="json")
-    model_key = state.model_key if stage.needs_model else ""
+    model_key = state.model_key if stage.wants_model(config) else ""
     parts = [stage.name, settings, context.seed, context.strict, upstream.key if upstream else "", model_key]
     key = digest(*parts, extra or [], __version__)
     if key in state.done:
@@ -284,7 +284,7 @@ def run_alone(stage: Stage, config: Any, source: str, output: Path, context: Con
     input_key = data.source_digest(config) if is_data else _input_key(source)
     folder = StageFolder(output)
     model_key = ""
-    if stage.needs_model:
+    if stage.wants_model(config):
         from prefopt.llm.model import model_digest
 
         if context.model is None:

@@ -79,6 +79,10 @@ class Stage:
     about: str
     needs_model: bool = False
 
+    def wants_model(self, config: Config) -> bool:
+        """Whether it needs a model directory with these settings (`config.needs_model`, where that is open)."""
+        return self.needs_model and bool(getattr(config, "needs_model", True))
+
     @property
     def folder_name(self) -> str:
         """Folder of the stage within a run, e.g. `03-rank`."""
