@@ -77,10 +77,12 @@ def _smoothed(name: str, *grid: tuple[float, float]) -> Method:
     return Method(name, [{"name": name}], [{"beta": b, "label_smoothing": e} for b, e in grid])
 
 
-def _budgeted(name: str, grid: Sequence[tuple[float, float]], **fixed: Any) -> Method:
+def _budgeted(
+    name: str, grid: Sequence[tuple[float, float]], budget: Mapping[str, float] | None = None, **fixed: Any
+) -> Method:
     """The loss plus the budget on the winner's fall; grid: its beta and the budget's delta (nats per token)."""
     rows = [{"0.beta": b, "1.delta": d} for b, d in grid]
-    return Method(f"{name}_budget", [{"name": name, **fixed}, {"name": "budget"}], rows)
+    return Method(f"{name}_budget", [{"name": name, **fixed}, {"name": "budget", **(budget or {})}], rows)
 
 
 def _on_dpo(name: str, **data: Any) -> Method:
@@ -101,7 +103,13 @@ _ALL = (
     _smoothed("cdpo", (0.0003, 0.1), (0.001, 0.05), (0.001, 0.1), (0.001, 0.2), (0.003, 0.1)),
     _smoothed("robust", (0.003, 0.1), (0.01, 0.05), (0.01, 0.1), (0.01, 0.2), (0.03, 0.1)),
     _budgeted("dpo", ((0.0001, 0.05), (0.0003, 0.05), (0.0003, 0.2), (0.001, 0.05), (0.003, 0.05))),
-    _budgeted("simpo", ((10.0, 0.05), (30.0, 0.05), (100.0, 0.01), (100.0, 0.05), (300.0, 0.05))),
+    _budgeted(
+        "simpo",
+        ((10.0, 0.05), (30.0, 0.05), (100.0, 0.01), (100.0, 0.05), (300.0, 0.05)),
+        {
+            "scale": 2.0
+        },  # above SimPO's slope per nat, beta / tokens: at most 1 for trajectories over 100 steps
+    ),
     _budgeted(
         "robust", ((0.003, 0.05), (0.01, 0.01), (0.01, 0.05), (0.01, 0.2), (0.03, 0.05)), label_smoothing=0.1
     ),
