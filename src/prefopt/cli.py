@@ -26,6 +26,7 @@ VERBS = {
     "select": "keep the pairs that the reference model shows to be clear",
     "weigh": "give every pair a weight (difficulty)",
     "train": "train a model on the pairs",
+    "train-reward": "train a reward model (scalar or pairwise) on pairs",
     "evaluate": "accuracy and held-out pair accuracy of a model",
 }
 STAGE_OF = {"weigh": "weight"}
@@ -108,6 +109,36 @@ def inspect_command(
     rows = rows_of(open_input(source, Context()).table)
     chosen = _pick(rows, row, source)
     typer.echo(describe_row(chosen, load_tokenizer(resolve_model(model)), max_length=max_length))
+
+
+@app.command("check", context_settings=OPEN)
+def check_command(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="data file of any form that `prefopt data` reads")],
+    test: Annotated[str | None, typer.Option(help="test file whose prompts must not be in it")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for the cleaned copy and check.json")] = None,
+) -> None:
+    """Look for repeated, empty, contradictory, contaminated rows and more; settings by --key value (docs/checking.md)."""
+    from prefopt.check import CheckConfig, check, print_check, write_check
+    from prefopt.config import parse_config, parse_overrides
+
+    config = parse_config(CheckConfig, parse_overrides(context.args), "prefopt check")
+    result = check(file, config, test=test)
+    print_check(result.report)
+    if output is not None:
+        typer.echo(f"{result.report['rows_kept']} rows kept -> {write_check(result, output)}")
+
+
+@app.command("merge-adapter")
+def merge_command(
+    adapter: Annotated[Path, typer.Option(help="directory of the adapter (PEFT)")],
+    output: Annotated[Path, typer.Option(help="directory to write the merged model to")],
+    model: Annotated[str | None, typer.Option(help="base model (default: the one the adapter names)")] = None,
+) -> None:
+    """Merge an adapter into its base model and write the result as a model of its own."""
+    from prefopt.merge import merge_adapter
+
+    typer.echo(merge_adapter(adapter, output, model=model))
 
 
 losses_app = typer.Typer(
@@ -196,21 +227,34 @@ def _run_verb(
     verb: str, source: str, output: Path, options: tuple[Path | None, str | None, int, bool], words: list[str]
 ) -> None:
     from prefopt.config import load_yaml, merge, parse_config, parse_overrides
-    from prefopt.pipeline import BY_NAME, run_alone
+    from prefopt.pipeline import run_alone
     from prefopt.stage import Context
 
     file, model, seed, strict = options
-    stage = BY_NAME[STAGE_OF.get(verb, verb)]
+    stage = _stage_of(verb)
     settings = _section(load_yaml(file), stage) if file else {}
     settings = merge(settings, parse_overrides(words))
     if stage.name == "data":
         settings["path"] = source
     config = parse_config(stage.config, settings, str(file) if file else f"prefopt {verb}")
-    context = Context(
-        seed=seed, model=_model_path(model), strict=strict, inputs=_verb_inputs(stage, config, seed, strict)
-    )
+    path = _reward_base(model, source, output, seed) if verb == "train-reward" else _model_path(model)
+    context = Context(seed=seed, model=path, strict=strict, inputs=_verb_inputs(stage, config, seed, strict))
     result = run_alone(stage, config, source, output, context)
     _print_result(result, output)
+
+
+def _stage_of(verb: str) -> Stage:
+    """The stage behind a verb; `train-reward` is one that no recipe runs."""
+    from prefopt import train_reward
+    from prefopt.pipeline import BY_NAME
+
+    return train_reward.STAGE if verb == "train-reward" else BY_NAME[STAGE_OF.get(verb, verb)]
+
+
+def _reward_base(model: str | None, source: str, output: Path, seed: int) -> Path | None:
+    from prefopt.train_reward import base_model
+
+    return None if model is None else base_model(model, source, output, seed)
 
 
 def _verb_inputs(stage: Stage, config: Config, seed: int, strict: bool) -> dict[str, Any]:
@@ -264,11 +308,10 @@ def _shown(value: Any) -> str:
 def help_command(verb: Annotated[str, typer.Argument(help="a stage's verb, e.g. select")]) -> None:
     """List the settings of a stage with type, default and meaning."""
     from prefopt.errors import nearest
-    from prefopt.pipeline import BY_NAME
 
     if verb not in VERBS:
         raise PrefoptError(f"prefopt help: no verb {verb!r}, {nearest(verb, VERBS)}")
-    stage = BY_NAME[STAGE_OF.get(verb, verb)]
+    stage = _stage_of(verb)
     typer.echo(f"prefopt {verb} --input X --output DIR [--key value ...]\n{stage.about}\n")
     for name, info in stage.config.model_fields.items():
         default = (

@@ -6,6 +6,7 @@ The statistics are those of difficulty weighting (2412.20996, stage 1). A record
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,12 +17,14 @@ from prefopt.config import Config
 from prefopt.errors import PrefoptError
 from prefopt.records import COLUMNS, Row, make_table, rows_of
 from prefopt.sample import length_figures
-from prefopt.stage import Context, Stage, StageOutput, progress
+from prefopt.stage import Context, Stage, StageOutput, map_parts, progress
 from prefopt.stats import entropy_nats, mean_pass_at_k, share_interval
 from prefopt.verify import VerifyConfig, answer_classes, extract_answer, gold_answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from prefopt.judges.reward_model import RewardScorer
 
 UNPARSED = -1
 STATISTICS = ("n", "n_correct", "n_incorrect", "n_unparsed", "n_distinct", "answer_entropy", "majority_share")
@@ -32,9 +35,17 @@ MOST_MODELS = 50  # models told apart in the figures
 class JudgeConfig(Config):
     """Settings of the judge of single completions."""
 
-    kind: Literal["auto", "verifier", "recorded"] = Field(
+    kind: Literal["auto", "verifier", "recorded", "reward_model"] = Field(
         "auto",
-        description="verifier: against gold answers; recorded: verdicts in the file; auto: gold answers where there are any",
+        description="verifier: against gold answers; recorded: verdicts in the file; auto: gold answers where there are "
+        "any; reward_model: `score` is the reward of judge.model",
+    )
+    model: str | None = Field(
+        None, description="reward_model: directory or hub name of a scalar reward model"
+    )
+    batch_size: int = Field(16, ge=1, description="reward_model: texts of one forward pass")
+    max_length: int | None = Field(
+        None, ge=16, description="reward_model: longest text, tokens; null: the model's own limit"
     )
     verifier: VerifyConfig = Field(VerifyConfig(), description="how final answers are found and compared")  # type: ignore[call-arg]
 
@@ -45,13 +56,19 @@ def judge(table: Dataset, config: JudgeConfig, context: Context) -> StageOutput:
     n_incorrect counts unparsed answers too. n_distinct and answer_entropy (nats) are over the parsed answers;
     majority_share is the largest class's share of all n. Without a verdict is_correct, score, n_correct and
     n_incorrect are null; classes are given all the same. Verdicts of the file that the verifier overrules are kept as
-    `recorded_is_correct` and `recorded_score`.
+    `recorded_is_correct` and `recorded_score`. kind reward_model: `score` is the reward of `config.model`, the rest is
+    as with auto.
 
     Raises:
-        PrefoptError: kind verifier without any gold answer, or kind recorded without any verdict.
+        PrefoptError: kind verifier without any gold answer, kind recorded without any verdict, kind reward_model
+            without a reward model.
     """
     rows = rows_of(table)
     _check_source(rows, config)
+    scorer = _scorer(config) if config.kind == "reward_model" else None
+    if scorer is not None:
+        for row in (row for row in rows if row.get("score") is not None):
+            row["recorded_score"] = row.pop("score")
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row["prompt_id"], []).append(row)
@@ -60,9 +77,51 @@ def judge(table: Dataset, config: JudgeConfig, context: Context) -> StageOutput:
         for group in groups.values():
             sources[_judge_prompt(group, config)] += 1
             advance(len(group))
-    quality = _quality(rows, list(groups.values()), sources)
+    rewards = reward_rows(rows, scorer, context) if scorer else {}
+    quality = _quality(rows, list(groups.values()), sources) | rewards
     names = [name for name in table.column_names if name in COLUMNS and name not in ADDS]
     return StageOutput(make_table(rows, (*names, *ADDS)), {}, quality)
+
+
+def _scorer(config: JudgeConfig) -> RewardScorer:
+    from prefopt.judges.reward_model import RewardScorer
+    from prefopt.llm.model import resolve_model
+
+    if config.model is None:
+        raise PrefoptError(
+            "judge: kind reward_model, but no judge.model; give the directory of a reward model"
+        )
+    return RewardScorer(
+        resolve_model(config.model), batch_size=config.batch_size, max_length=config.max_length
+    )
+
+
+def reward_rows(rows: Sequence[Row], scorer: RewardScorer, context: Context) -> dict[str, Any]:
+    """Set `score` of every row to its reward, in place, stored in parts; figures for the manifest.
+
+    null: the prompt is too long for the model, or refused by its
+    chat template. `reward_accuracy`: share of prompts with right and wrong answers whose best-scored one is right.
+    """
+
+    def read(chunk: Sequence[Row], start: int) -> list[Row]:
+        return [{"score": score} for score in scorer.scores(chunk)]
+
+    found = map_parts(rows, read, folder=context.folder, part_rows=1024, label="reward")
+    mixed: dict[str, list[Row]] = {}
+    for row, scored in zip(rows, found, strict=True):
+        row["score"] = scored["score"]
+        if row["score"] is not None and row["n_correct"] not in (None, 0, row["n"]):
+            mixed.setdefault(row["prompt_id"], []).append(row)
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    best = [float(max(group, key=lambda row: row["score"])["is_correct"]) for group in mixed.values()]
+    return {
+        "reward": {
+            "mean": statistics.fmean(scores) if scores else None,
+            "sd": statistics.pstdev(scores) if scores else None,
+            "unscored": len(rows) - len(scores),
+        },
+        "reward_accuracy": share_interval(best) if best else None,
+    }
 
 
 def _check_source(rows: Sequence[Row], config: JudgeConfig) -> None:

@@ -91,7 +91,10 @@ class PairwiseJudge(Protocol):
 class SimulatedSettings(Config):
     """The simulated judge: P(first wins) = sigmoid(slope (q_first - q_second) + first_bias)."""
 
-    column: str = Field("quality", description="column of the completions with their true quality")
+    column: str = Field(
+        "quality",
+        description="column of the completions with their true quality; quality: drawn from N(0, 1) where there is none",
+    )
     slope: float = Field(1.5, ge=0, description="how sharply quality decides; per unit of quality")
     first_bias: float = Field(1.0, description="position bias: logits in favour of the first answer")
     tie_rate: float = Field(0.0, ge=0, le=1, description="share of calls answered by a tie")
