@@ -101,7 +101,9 @@ def test_a_population_is_its_separate_trainings(bank, reference):
     )
 
 
-@pytest.mark.parametrize("name", [name for name, m in METHODS.items() if m.selection is None and m.weights is None])
+@pytest.mark.parametrize(
+    "name", [name for name, m in METHODS.items() if m.selection is None and m.weights is None]
+)
 def test_the_traced_loss_is_the_librarys(name):
     """Value and slope of every loss of the bench, with numbers put in from outside, equal LossSum's own."""
     method = METHODS[name]

@@ -34,6 +34,7 @@ class AgentsConfig(Config):
 
     environment: str = Field("hopper", description="hopper, ant, three_legged_ant or masked_ant")
     integrator: str = Field("rk4", description="rk4 (Gymnasium's) or euler (faster, another MDP)")
+    backend: str = Field("default", description="default (by environment: rollout or pool), pool or mjx")
     seed: int = Field(0, ge=0, description="seed of the training")
     reference_share: float = Field(
         0.4, gt=0, lt=1, description="reference's return as a share of the expert's"
@@ -54,7 +55,9 @@ class Agents:
 
 def make_simulator(config: AgentsConfig, threads: int | None = None) -> Simulator:
     """The simulator of these settings."""
-    return Simulator(find_environment(config.environment), threads=threads, integrator=config.integrator)
+    backend = None if config.backend == "default" else config.backend
+    environment = find_environment(config.environment)
+    return Simulator(environment, threads=threads, backend=backend, integrator=config.integrator)
 
 
 def agents(config: AgentsConfig, root: Path, *, threads: int | None = None) -> Agents:

@@ -171,9 +171,9 @@ def plot_command(
     source: Annotated[
         Path, typer.Option("--input", help="result of 'suite bench' or curve.json of 'suite train'")
     ],
-    write: Annotated[Path | None, typer.Option(help="HTML file")] = None,
+    write: Annotated[Path | None, typer.Option(help="HTML or SVG file")] = None,
 ) -> None:
-    """Draw a result: returns by variant per method, or a training curve."""
+    """Draw a result: returns by variant per method, or a training curve; NAME.gif beside it goes into the page."""
     from prefopt.suite.plot import plot_file
 
     typer.echo(f"-> {plot_file(source, write or source.with_suffix('.html'))}")

@@ -37,9 +37,7 @@ class MjxStepper:
 
         def one(qpos: Any, qvel: Any, control: Any) -> tuple[Any, ...]:
             data = blank.replace(qpos=qpos, qvel=qvel, ctrl=control)
-            data = jax.lax.fori_loop(
-                0, environment.frame_skip, lambda _, now: mjx.step(on_device, now), data
-            )
+            data = jax.lax.fori_loop(0, environment.frame_skip, lambda _, now: mjx.step(on_device, now), data)
             if environment.body_position:  # Ant: contact forces are part of the observation
                 data = mjx.rne_postconstraint(on_device, data)
                 return data.qpos, data.qvel, data.xpos[1, :2], data._impl.cfrc_ext[1:].reshape(-1)

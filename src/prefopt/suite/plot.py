@@ -1,7 +1,8 @@
-"""Figures of the suite, as self-contained HTML: returns by variant per method, training curves with the collapse visible."""
+"""Results of the suite drawn into a file: a self-contained page (plotly) with the rendered GIF, or an SVG."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,25 +11,41 @@ import numpy as np
 
 from prefopt.errors import PrefoptError
 from prefopt.records import atomic_file
+from prefopt.suite.figures import curves_svg, returns_svg
 from prefopt.suite.store import read_json
 
 
 def plot_file(source: Path, target: Path) -> Path:
-    """Draws a bench result or a training curve (JSON) into `target`.
+    """Draws a bench result, a training curve or {"curves": [...]} (JSON) into `target`: .svg a still picture, else a page.
+
+    A picture `NAME.gif` beside the source (of `suite render`) stands below the figure of a page.
 
     Raises:
         PrefoptError: the file is neither.
     """
     body = read_json(source)
-    if isinstance(body, dict) and "rows" in body:
-        figure = returns_figure(body)
-    elif isinstance(body, dict) and "updates" in body:
-        figure = curve_figure([body])
-    else:
+    kind = "rows" if isinstance(body, dict) and "rows" in body else "curves"
+    curves = body.get("curves", [body]) if isinstance(body, dict) else []
+    if kind == "curves" and not all("updates" in curve for curve in curves or [{}]):
         raise PrefoptError(f"{source}: neither a result of 'suite bench' nor a curve of 'suite train'")
+    if target.suffix == ".svg":
+        text = returns_svg(body) if kind == "rows" else curves_svg(curves)
+    else:
+        figure = returns_figure(body) if kind == "rows" else curve_figure(curves)
+        text = figure.to_html(include_plotlyjs=True, full_html=True)
+        text = text.replace("</body>", f"{_picture(source.with_suffix('.gif'))}</body>")
     with atomic_file(target) as temporary:
-        temporary.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return target
+
+
+def _picture(path: Path) -> str:
+    """A rendered GIF as part of the page, where there is one."""
+    if not path.exists():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    caption = "Left: the reference policy. Right: after training."
+    return f'<figure><img src="data:image/gif;base64,{data}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
 def returns_figure(result: Mapping[str, Any]) -> Any:

@@ -23,7 +23,7 @@ from prefopt.suite.settings import BenchConfig
 from prefopt.suite.store import folder_of, read_json
 
 SHIPPED = Path(__file__).parent / "tuned.json"
-CHUNK = 4  # candidates scored together and then written
+CHUNK = 5  # candidates scored together and then written
 
 
 def tuned_names(methods: Sequence[str]) -> list[str]:
@@ -88,9 +88,7 @@ def tune_loss(given: Material, method: Method, kept: Path) -> dict[str, Any]:
     }
 
 
-def score(
-    given: Material, method: Method, candidates: Sequence[Mapping[str, float]]
-) -> list[dict[str, Any]]:
+def score(given: Material, method: Method, candidates: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
     """Candidates with their mean return over the tuning variants and seeds, and by variant."""
     config = given.config
     cells = [(v, TUNING_SEED + s) for v in config.tuning_variants for s in range(config.tuning_seeds)]
