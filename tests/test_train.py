@@ -321,6 +321,24 @@ def test_lora_alone_is_an_adapter_directory_and_resumes(base, pairs, tmp_path):
     assert files_of(tmp_path / "whole" / "model") == files_of(tmp_path / "cut" / "model")
 
 
+def test_lora_needs_no_reference_pass(base, pairs, tmp_path):
+    settings = {"steps": 3, "lora": {"r": 2, "merge": False}, "learning_rate": 1e-2, "shared_prefix": True}
+    settings |= {"pairs_per_micro_batch": None}
+    bare = [{name: value for name, value in row.items() if not name.startswith("ref_")} for row in pairs]
+    live = run_stage(base, bare, tmp_path / "live", **settings)
+    stored = run_stage(base, pairs, tmp_path / "stored", **settings)
+    assert (live.quality["reference"], stored.quality["reference"]) == ("adapter_off", "store")
+    assert live.quality["step0"]["step0/reward_max"] == 0.0
+    assert live.quality["final"] == pytest.approx(stored.quality["final"], abs=1e-4)
+    with pytest.raises(PrefoptError, match="prefopt reference"):
+        run_stage(base, bare, tmp_path / "all", **{**settings, "lora": None})
+    trained = load_model(tmp_path / "live" / "model")  # the adapter on its base
+    moved = [
+        (p - q).abs().max() for p, q in zip(trained.parameters(), load_model(base).parameters(), strict=True)
+    ]
+    assert float(max(moved).detach()) > 1e-4
+
+
 def test_gradient_checkpointing_changes_memory_only(base, pairs, tmp_path):
     plain = run_stage(base, pairs, tmp_path / "a", steps=2)
     recomputed = run_stage(base, pairs, tmp_path / "b", steps=2, gradient_checkpointing=True)

@@ -60,7 +60,8 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
     dropped: dict[str, int] = {}
     dtype = "float32" if config.precision == "mixed" else config.precision
     with seeded(context.seed):
-        tokenizer, model = load_tokenizer(context.model), load_model(context.model, dtype=dtype)
+        tokenizer = load_tokenizer(context.model)
+        model = load_model(context.model, dtype=dtype, in_4bit=config.load_in_4bit)
         parts = _encode(
             table, config, tokenizer, lambda reason, where: context.drop(dropped, reason, f"train: {where}")
         )
@@ -196,6 +197,7 @@ def _quality(
         "trained_parameters": sum(_size(p) for p in parameters if p.requires_grad),
         "dtype": str(parameters[0].dtype).removeprefix("torch."),
         "loss": config.loss_sum.describe(),
+        "reference": trainer.reference_kind,
         "step0": {name: value for name, value in history[0].items() if name.startswith("step0/")},
         "final": {name: value for name, value in last.items() if name not in ("step", "epoch")},
         "warnings": warnings_of(history),

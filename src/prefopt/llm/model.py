@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -18,6 +18,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefopt.errors import PrefoptError
+from prefopt.llm.adapters import VOLATILE as ADAPTER_VOLATILE
+from prefopt.llm.adapters import WEIGHTS, adapter_settings, base_of, is_adapter, put_in, quantization
 from prefopt.records import digest, file_digest
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -63,13 +65,15 @@ def resolve_model(name: str) -> Path:
 
 
 def check_directory(path: Path, *, weights: bool = True) -> None:
-    """Raise unless `path` holds config, tokenizer and (if asked) safetensors weights.
+    """Raise unless `path` holds config, tokenizer and (if asked) safetensors weights; of an adapter, its base does.
 
     Raises:
         PrefoptError: naming what is missing.
     """
     if not path.is_dir():
         raise PrefoptError(f"{path}: no such model directory")
+    if is_adapter(path):
+        return check_directory(base_of(path), weights=weights)
     if not (path / "config.json").exists():
         raise PrefoptError(f"{path}: no config.json; give the directory of a whole causal language model")
     _check_tokenizer(path)
@@ -79,8 +83,8 @@ def check_directory(path: Path, *, weights: bool = True) -> None:
         raise PrefoptError(f"{path}: no weights (*.safetensors); {remedy}")
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The directory's tokenizer.
+def load_tokenizer(path: Path, *, base: Path | None = None) -> PreTrainedTokenizerBase:
+    """The directory's tokenizer; of an adapter without one, that of its base (default: the one it names).
 
     Raises:
         PrefoptError: there is none, or it cannot be read.
@@ -89,6 +93,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
     if not path.is_dir():
         raise PrefoptError(f"{path}: no such model directory")
+    if is_adapter(path) and not any((path / name).exists() for name in TOKENIZER_FILES):
+        return load_tokenizer(base or base_of(path))
     _check_tokenizer(path)
     with _told(path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
@@ -96,18 +102,27 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(path: Path, *, dtype: Dtype = "auto") -> PreTrainedModel:
-    """The directory's causal language model, in eval mode on the CPU, dropout 0.
+def load_model(path: Path, *, dtype: Dtype = "auto", in_4bit: bool = False) -> PreTrainedModel:
+    """The directory's causal language model, in eval mode on the CPU, dropout 0; of an adapter, merged into its base.
 
-    dtype: `auto` is the checkpoint's own, never silently float32.
+    dtype: `auto` is the checkpoint's own, never silently float32. in_4bit: linear layers quantized, on the GPU (QLoRA).
 
     Raises:
-        PrefoptError: something is missing (config, tokenizer, weights, single tensors) or cannot be read.
+        PrefoptError: something is missing (config, tokenizer, weights, single tensors) or cannot be read; 4 bits of an
+            adapter, or where they cannot be had.
     """
     from transformers import AutoModelForCausalLM
 
     check_directory(path)
-    return load_pretrained(AutoModelForCausalLM, path, without_dropout(load_config(path)), dtype=dtype)
+    if is_adapter(path):
+        if in_4bit:
+            raise PrefoptError(f"{path}: an adapter has no 4-bit weights; run `prefopt merge-adapter` first")
+        return put_in(load_model(base_of(path), dtype=dtype), path)
+    more = None
+    if in_4bit:
+        more = quantization(getattr(torch, checkpoint_dtype(path) if dtype == "auto" else dtype))
+    config = without_dropout(load_config(path))
+    return load_pretrained(AutoModelForCausalLM, path, config, dtype=dtype, more=more)
 
 
 def load_pretrained(
@@ -117,14 +132,18 @@ def load_pretrained(
     *,
     dtype: Dtype = "auto",
     may_lack: Callable[[str], bool] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel:
     """The weights of a checked directory in a model of the auto class `kind`, in eval mode on the CPU.
 
-    may_lack: names of weights that may be missing and are then drawn at random (a new head).
+    may_lack: names of weights that may be missing and are then drawn at random (a new head). more: further arguments
+    of `from_pretrained`.
 
     Raises:
-        PrefoptError: weights are missing or cannot be read.
+        PrefoptError: weights are missing or cannot be read, or the directory holds an adapter.
     """
+    if is_adapter(path):
+        raise PrefoptError(f"{path}: is an adapter; merge it first with `prefopt merge-adapter`")
     with _told(path, "model"), no_progress_bar():
         model, info = kind.from_pretrained(
             path,
@@ -134,6 +153,7 @@ def load_pretrained(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **(more or {}),
         )
     missing = sorted(name for name in info["missing_keys"] if may_lack is None or not may_lack(name))
     if missing:  # they would be random numbers
@@ -147,6 +167,8 @@ def checkpoint_dtype(path: Path) -> str:
     """Name of the dtype that `load_model(path, dtype="auto")` gives, without loading the weights."""
     from safetensors import safe_open
 
+    if is_adapter(path):
+        return checkpoint_dtype(base_of(path))
     declared = getattr(load_config(path), "dtype", None)
     if declared is not None:
         return str(declared).removeprefix("torch.")
@@ -168,10 +190,17 @@ def default_device() -> torch.device:
 def model_digest(path: Path) -> str:
     """SHA-256 (hex) of weights and config; file names count, versions and paths noted in the config do not.
 
+    Of an adapter: of the adapter and of its base.
+
     Raises:
         PrefoptError: config or weights are missing.
     """
     check_directory(path)
+    if is_adapter(path):
+        settings = {
+            key: value for key, value in adapter_settings(path).items() if key not in ADAPTER_VOLATILE
+        }
+        return digest("adapter", model_digest(base_of(path)), settings, file_digest(path / WEIGHTS))
     config = _read_config(path)
     plain = {key: value for key, value in config.items() if key not in VOLATILE}
     files = [*sorted(path.glob("*.safetensors")), *sorted(path.glob("adapter_config.json"))]
@@ -266,6 +295,8 @@ def load_config(path: Path) -> Any:
     """
     from transformers import AutoConfig
 
+    if is_adapter(path):
+        return load_config(base_of(path))
     with _told(path, "config.json"):
         return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.errors import PrefoptError
+from prefopt.llm.adapters import save_arguments
 from prefopt.llm.quiet import no_bars
 
 
@@ -61,7 +62,7 @@ def write_model(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         with no_bars():
-            model.save_pretrained(temporary, state_dict=state_dict)  # type: ignore[operator]
+            model.save_pretrained(temporary, state_dict=state_dict, **save_arguments(model))  # type: ignore[operator]
         tokenizer.save_pretrained(str(temporary))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         for path in sorted(temporary.rglob("*")):

@@ -29,6 +29,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from prefopt.errors import PrefoptError
 from prefopt.llm import checkpoints, distributed, metrics
+from prefopt.llm.adapters import merged_weights, save_arguments
 from prefopt.llm.callbacks import EarlyStop, Flow
 from prefopt.llm.collate import (
     Example,
@@ -126,6 +127,13 @@ class PreferenceTrainer(ShardedTrainer):
             return None
         answer = next(iter(example.answers.values()))
         return RouterLoss(self.args.router_loss, check_router(causal, (example.prompt, answer)))
+
+    @property
+    def reference_kind(self) -> str | None:
+        """Where reference log-probs come from: store, adapter_off, moving; None: the loss reads none."""
+        if self.live is None:
+            return "store" if self.preference_loss.needs_reference else None
+        return "moving" if isinstance(self.live, MovingReference) else "adapter_off"
 
     # ---- data -------------------------------------------------------------------------------------------------
 
@@ -325,7 +333,7 @@ class PreferenceTrainer(ShardedTrainer):
         if merge:
             if weights is not None:
                 raise PrefoptError("train.lora.merge: not possible on a sharded model; set it to false")
-            module = module.merge_and_unload()
+            module = merged_weights(module)
         module.config.use_cache = self._use_cache
         return module, weights
 
@@ -346,7 +354,9 @@ class PreferenceTrainer(ShardedTrainer):
         if self.args.should_save:
             module = self.accelerator.unwrap_model(self.model)
             with no_bars():
-                module.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict)
+                module.save_pretrained(
+                    output_dir or self.args.output_dir, state_dict=state_dict, **save_arguments(module)
+                )
 
 
 def _own_callbacks(args: PreferenceConfig, has_eval: bool) -> list[TrainerCallback]:
