@@ -209,7 +209,7 @@ def _add_stage_command(verb: str, about: str) -> None:
     def command(
         context: typer.Context,
         source: Annotated[str, typer.Option("--input", help="Parquet file, stage folder or data file")],
-        output: Annotated[Path, typer.Option(help="folder to write")],
+        output: Annotated[Path | None, typer.Option(help="folder to write")] = None,
         config: ConfigFile = None,
         model: Model = None,
         seed: Seed = 0,
@@ -224,23 +224,46 @@ def _add_stage_command(verb: str, about: str) -> None:
 
 
 def _run_verb(
-    verb: str, source: str, output: Path, options: tuple[Path | None, str | None, int, bool], words: list[str]
+    verb: str,
+    source: str,
+    output: Path | None,
+    options: tuple[Path | None, str | None, int, bool],
+    words: list[str],
 ) -> None:
     from prefopt.config import load_yaml, merge, parse_config, parse_overrides
     from prefopt.pipeline import run_alone
+    from prefopt.rank_estimate import judge_words
     from prefopt.stage import Context
 
     file, model, seed, strict = options
     stage = _stage_of(verb)
     settings = _section(load_yaml(file), stage) if file else {}
+    dry = False
+    if stage.name == "rank":
+        words, dry = judge_words(words)
+        if isinstance(settings.get("judge"), str):
+            settings["judge"] = {"kind": settings["judge"]}
     settings = merge(settings, parse_overrides(words))
     if stage.name == "data":
         settings["path"] = source
     config = parse_config(stage.config, settings, str(file) if file else f"prefopt {verb}")
+    if dry:
+        return _print_estimate(config, source, seed)
+    if output is None:
+        raise PrefoptError(f"prefopt {verb}: where to? give --output DIR")
     path = _reward_base(model, source, output, seed) if verb == "train-reward" else _model_path(model)
     context = Context(seed=seed, model=path, strict=strict, inputs=_verb_inputs(stage, config, seed, strict))
     result = run_alone(stage, config, source, output, context)
     _print_result(result, output)
+
+
+def _print_estimate(config: Any, source: str, seed: int) -> None:
+    from prefopt.pipeline import open_input, rows_of
+    from prefopt.rank_estimate import estimate, show_estimate
+    from prefopt.stage import Context
+
+    context = Context(seed=seed)
+    typer.echo(show_estimate(estimate(rows_of(open_input(source, context).table), config, context)))
 
 
 def _stage_of(verb: str) -> Stage:

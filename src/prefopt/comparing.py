@@ -77,7 +77,7 @@ class Comparer:
         self.judge = judge
         self.seed = seed
         self.tie_band = tie_band
-        self.journal = journal or Journal(None, "")
+        self.journal = Journal(None, "") if journal is None else journal
         self.budget = budget
         self.counts = Counts()
         self.verdicts: list[Row] = []
@@ -233,7 +233,9 @@ class Comparer:
     def _key(self, call: Comparison, attempt: int) -> str:
         if not self.judge.cacheable:  # verdicts depend on more than the texts
             return "\0".join([call.prompt_id, str(call.first["id"]), str(call.second["id"]), str(attempt)])
-        facts = [[row["completion"], row.get("gold"), row.get("is_correct")] for row in (call.first, call.second)]
+        facts = [
+            [row["completion"], row.get("gold"), row.get("is_correct")] for row in (call.first, call.second)
+        ]
         return digest(self._about, call.prompt, facts, call.reference, attempt)
 
     def _time(self, call: Comparison, verdict: Verdict) -> None:

@@ -17,6 +17,8 @@ from prefopt.stats import share_interval
 
 DECIDED = ("a", "b")
 GOLD = ("human_votes", "is_correct", "score", "rank")
+# what a recorded judge decides by -> gold that says the same (a reader may make `score` of `rank`)
+OWN = {"majority": ("human_votes",), "rank": ("rank", "score"), "score": ("rank", "score")}
 FLIP: dict[str, Winner] = {"first": "second", "second": "first", "tie": "tie"}
 
 
@@ -98,7 +100,7 @@ def agreements(
     """Gold source -> agreement (with interval; prompts are the groups), kappa, pairs. `skip`: the judge's own source."""
     found = {}
     for source in GOLD:
-        if source == skip or (source == "human_votes" and skip == "majority"):
+        if source in OWN.get(skip or "", (skip,)):
             continue
         pairs: list[tuple[str, Outcome, Outcome]] = []
         for contest, game in zip(contests, played, strict=True):
@@ -113,7 +115,9 @@ def agreements(
         decided = [pair for pair in pairs if pair[1] in DECIDED and pair[2] in DECIDED]
         if pairs:
             found[source] = {
-                "agreement": share_interval([float(o == g) for _, o, g in decided], [p for p, _, _ in decided]),
+                "agreement": share_interval(
+                    [float(o == g) for _, o, g in decided], [p for p, _, _ in decided]
+                ),
                 "kappa": kappa([(o, g) for _, o, g in pairs]),
                 "pairs": len(pairs),
                 "decided": len(decided),
@@ -126,7 +130,11 @@ def gold_outcome(source: str, one: Row, other: Row) -> Outcome | None:
     if source == "human_votes":
         entries = [e for e in one.get("judgments") or () if isinstance(e, Mapping) and e.get("human_votes")]
         table = votes_of(entries) if entries else {}
-        found = [table[pair] for pair in ((m, n) for m in models_of(one) for n in models_of(other)) if pair in table]
+        found = [
+            table[pair]
+            for pair in ((m, n) for m in models_of(one) for n in models_of(other))
+            if pair in table
+        ]
         winner = found[0].winner if found else None
         return {"first": "a", "second": "b", "tie": "tie"}.get(winner or "")  # type: ignore[return-value]
     values = one.get(source), other.get(source)

@@ -1,24 +1,28 @@
 """Stage 03, rank: pairs (chosen, rejected) from the judged completions of each prompt.
 
 A strategy is one function and one row of `STRATEGIES`. It gets all prompts at once, so that one that asks a judge can
-work in rounds over all of them. The choices themselves are in `prefopt.rules.pairing`.
+work in rounds over all of them (`prefopt.rank_judged`). Which answers become pairs is decided in `prefopt.rules`.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefopt.config import Config
 from prefopt.errors import PrefoptError, nearest
+from prefopt.judges import PairwiseJudgeConfig
+from prefopt.rank_judged import TOURNAMENTS, Judged, clear_files, rank_by_judge
+from prefopt.rank_pairs import ADDS, Group, Outcome, Tally, given_pairs, groups_of, pair_rows, prompt_columns
 from prefopt.records import COLUMNS, Row, make_table, require, rows_of
-from prefopt.rules.content import is_empty, same, text_of
+from prefopt.rules.content import is_empty, text_of
 from prefopt.rules.order import hash_order
 from prefopt.rules.pairing import UNPARSED, score_pairs, verify_pairs
 from prefopt.stage import Context, Stage, StageOutput
@@ -26,23 +30,36 @@ from prefopt.stage import Context, Stage, StageOutput
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COUNTS = ("n", "n_correct", "n_incorrect", "n_unparsed")
-STATISTICS = (*COUNTS, "n_distinct", "answer_entropy", "majority_share")
-ADDS = (
-    *("id", "prompt_id", "prompt", "split", "chosen", "rejected", "chosen_id", "rejected_id"),
-    *("score_chosen", "score_rejected", "margin", *COUNTS, "n_rejected_class", "n_pairs"),
-)
-
 
 class RankConfig(Config):
     """Settings of the pairing."""
 
-    strategy: str = Field(
-        "verify",
-        description="verify: right against wrong; score: best against worst by `score`; given: the rows are pairs",
+    strategy: str | None = Field(
+        None,
+        description="by a judge: ipr (king of the hill), round_robin, knockout; without one: verify (right against wrong), "
+        "score (best against worst by `score`), given (the rows are pairs); null: ipr where there is a judge, else verify",
+    )
+    judge: PairwiseJudgeConfig | None = Field(
+        None, description="pairwise judge: its kind, or {kind: ..., ...}; see `prefopt.judges`"
+    )
+    judge_calls: int | None = Field(
+        None, ge=0, description="budget: judge calls at most; prompts beyond it make no pair (null: no limit)"
+    )
+    aggregate: Literal["copeland", "bradley_terry"] = Field(
+        "copeland", description="places by the share of comparisons won, or by Bradley-Terry strength"
+    )
+    cycle_prompts: int | None = Field(
+        None,
+        ge=0,
+        description="prompts whose answers are all compared for the 3-cycle rate; null: 200 where calls are free, else 0",
+    )
+    verdict_cache: Path | None = Field(
+        None, description="file of verdicts kept by content; null: verdicts.jsonl in the stage's folder"
     )
     pairs_per_prompt: int | None = Field(
-        None, ge=1, description="pairs of a prompt at most; null: 4 for verify, 1 for score, all for given"
+        None,
+        ge=1,
+        description="pairs of a prompt at most; null: 4 for verify, all for given, 1 for the others",
     )
     gold_when_unsolved: bool = Field(
         False, description="verify: where every sample is wrong, the gold solution is chosen"
@@ -52,40 +69,45 @@ class RankConfig(Config):
         description="score: rejected is the lowest, or the nearest to mean - 2 sd of the prompt's scores",
     )
 
+    @property
+    def chosen_strategy(self) -> str:
+        """The strategy that `strategy` and `judge` come to."""
+        return self.strategy or ("ipr" if self.judge is not None else "verify")
+
     @field_validator("strategy")
     @classmethod
-    def _known_strategy(cls, name: str) -> str:
-        if name not in STRATEGIES:
+    def _known_strategy(cls, name: str | None) -> str | None:
+        if name is not None and name not in STRATEGIES:
             raise ValueError(f"unknown strategy, {nearest(name, STRATEGIES)}")
         return name
 
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _judge_by_kind(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
-@dataclass(frozen=True)
-class Group:
-    """One prompt: its usable completions in order of id, and how many samples each answer class has."""
-
-    prompt_id: str
-    rows: tuple[Row, ...]
-    class_sizes: Mapping[int, int]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Pairs (chosen row, rejected row) made of one prompt, or the reason why there is none."""
-
-    pairs: Sequence[tuple[Row, Row]] = ()
-    reason: str = ""
+    @model_validator(mode="after")
+    def _fitting(self) -> RankConfig:
+        name = self.chosen_strategy
+        if name in TOURNAMENTS and self.judge is None:
+            raise ValueError(f"strategy {name} asks a judge; set judge, e.g. recorded, local or server")
+        if name not in TOURNAMENTS and self.judge is not None:
+            raise ValueError(f"strategy {name} asks no judge; leave out judge, or set strategy: ipr")
+        if name in TOURNAMENTS and (self.pairs_per_prompt or 1) > 1:
+            raise ValueError(f"strategy {name} makes one pair per prompt; set pairs_per_prompt: null")
+        return self
 
 
 @dataclass(frozen=True)
 class Strategy:
     """`pair(groups, limit, config, context)` gives one outcome per prompt; None: the table's rows are pairs already.
 
-    needs: columns read. pairs: the default of `pairs_per_prompt`.
+    needs: columns read; verdict: the column without which a row cannot be used. pairs: the default of `pairs_per_prompt`.
     """
 
-    pair: Callable[[Sequence[Group], int, RankConfig, Context], list[Outcome]] | None
+    pair: Callable[[Sequence[Group], int, RankConfig, Context], list[Outcome] | Judged] | None
     needs: tuple[str, ...]
+    verdict: str | None = None
     pairs: int | None = None
 
 
@@ -132,9 +154,15 @@ def _score(groups: Sequence[Group], limit: int, config: RankConfig, context: Con
     return outcomes
 
 
+def _by_judge(groups: Sequence[Group], limit: int, config: RankConfig, context: Context) -> Judged:
+    """Best against worst of a tournament."""
+    return rank_by_judge(groups, config, context)
+
+
 STRATEGIES: dict[str, Strategy] = {
-    "verify": Strategy(_verify, ("completion", "is_correct"), pairs=4),
-    "score": Strategy(_score, ("completion", "score"), pairs=1),
+    **{name: Strategy(_by_judge, ("completion",), pairs=1) for name in TOURNAMENTS},
+    "verify": Strategy(_verify, ("completion", "is_correct"), "is_correct", pairs=4),
+    "score": Strategy(_score, ("completion", "score"), "score", pairs=1),
     "given": Strategy(None, ("chosen", "rejected")),
 }
 
@@ -143,149 +171,44 @@ def rank(table: Dataset, config: RankConfig, context: Context) -> StageOutput:
     """Judged completions -> pairs. `dropped` counts completions and pairs; `quality["prompts"]` counts prompts.
 
     Choices depend on ids and seed, not on the order of rows. `chosen` and `rejected` are text where the prompt is text,
-    and an assistant message in a list where the prompt is a message list.
+    and an assistant message in a list where the prompt is a message list. With a judge, the stage's folder also gets
+    `ranked.parquet`, `verdicts.parquet` and `verdict-timings.parquet`, and quality the judge's figures.
 
     Raises:
         PrefoptError: a needed column is missing, a row cannot be used (strict), or no pair results.
     """
-    strategy = STRATEGIES[config.strategy]
-    require(table, strategy.needs, f"rank: strategy {config.strategy}")
+    name = config.chosen_strategy
+    strategy = STRATEGIES[name]
+    require(table, strategy.needs, f"rank: strategy {name}")
     limit = config.pairs_per_prompt or strategy.pairs
     rows = rows_of(table)
     tally = Tally(context)
+    judged = Judged([])
+    clear_files(context.folder)
     if strategy.pair is None:
-        pairs = _given_pairs(rows, limit, tally)
+        pairs = given_pairs(rows, limit, tally)
     else:
-        groups = _groups(rows, strategy.needs[1], tally)
-        outcomes = strategy.pair(groups, limit or 1, config, context)
+        groups = groups_of(rows, strategy.verdict, tally)
+        made = strategy.pair(groups, limit or 1, config, context)
+        if isinstance(made, Judged):
+            judged = made
+            judged.write(context.folder)
+        outcomes = made.outcomes if isinstance(made, Judged) else made
         tally.prompts.update(outcome.reason or "paired" for outcome in outcomes)
-        pairs = _pair_rows(groups, outcomes, _prompt_columns(rows) if rows else [], tally)
+        pairs = pair_rows(groups, outcomes, prompt_columns(rows), tally)
     if not pairs:
-        reasons = {**tally.dropped, **{f"prompts {reason}": n for reason, n in tally.prompts.items()}}
-        found = ", ".join(f"{reason}: {n}" for reason, n in sorted(reasons.items())) or "the table is empty"
-        raise PrefoptError(f"rank: no pair could be made ({found}); sample more completions per prompt")
-    quality = _quality(pairs, config, tally)
+        raise _no_pair(tally)
+    quality = {"strategy": name, **_quality(pairs, config, tally), **judged.quality}
     quality["columns_left_out"] = [name for name in rows[0] if name not in COLUMNS and name not in pairs[0]]
     return StageOutput(make_table(pairs, ADDS), tally.dropped, quality)
 
 
-@dataclass
-class Tally:
-    """What was left out: rows by reason (dropped), prompts by outcome."""
-
-    context: Context
-    dropped: dict[str, int] = field(default_factory=dict)
-    prompts: Counter[str] = field(default_factory=Counter)
-
-    def fault(self, reason: str, row: Row) -> None:
-        """Count a row that cannot be used; an error when strict."""
-        self.context.drop(self.dropped, reason, f"rank: row {row['id']!r}")
-
-    def spare(self, reason: str) -> None:
-        """Count a row that is in order but not needed."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-
-def _groups(rows: Iterable[Row], verdict: str, tally: Tally) -> list[Group]:
-    """Prompts in order of first appearance; empty, unjudged and repeated completions are left out and counted."""
-    by_prompt: dict[str, list[Row]] = {}
-    for row in rows:
-        by_prompt.setdefault(row["prompt_id"], []).append(row)
-    groups = []
-    for prompt_id, members in by_prompt.items():
-        seen: set[str] = set()
-        usable = []
-        for row in sorted(members, key=lambda row: row["id"]):
-            value = row[verdict]
-            if is_empty(row["completion"]):
-                tally.fault("empty completion", row)
-            elif value is None or not np.isfinite(value):
-                tally.fault(f"no {verdict}", row)
-            elif row["completion"].strip() in seen:
-                tally.spare("duplicate completion")
-            else:
-                seen.add(row["completion"].strip())
-                usable.append(row)
-        sizes = Counter(row["answer_class"] for row in members if row.get("answer_class") is not None)
-        if usable:
-            groups.append(Group(prompt_id, tuple(usable), sizes))
-        else:
-            tally.prompts["no usable answer"] += 1
-    return groups
-
-
-def _prompt_columns(rows: Sequence[Row]) -> list[str]:
-    """Columns that describe the prompt: the vocabulary's, statistics, and the user's own that no prompt varies."""
-    own = [name for name in rows[0] if name not in COLUMNS]
-    first: dict[str, Row] = {}
-    for row in rows:
-        start = first.setdefault(row["prompt_id"], row)
-        own = [name for name in own if row[name] == start[name]]
-    known = [name for name in rows[0] if name in COLUMNS and COLUMNS[name].stage == "data" and name != "id"]
-    return [*known, *(name for name in STATISTICS if name in rows[0]), *own]
-
-
-def _pair_rows(
-    groups: Sequence[Group], outcomes: Sequence[Outcome], columns: Sequence[str], tally: Tally
-) -> list[Row]:
-    """Rows of 03 from the outcomes of the prompts."""
-    made = []
-    for group, outcome in zip(groups, outcomes, strict=True):
-        usable = []
-        for chosen, rejected in outcome.pairs:
-            if same(chosen["completion"], rejected["completion"]):
-                tally.fault("chosen equals rejected", rejected)
-            else:
-                usable.append((chosen, rejected))
-        if outcome.pairs and not usable:
-            tally.prompts.subtract(["paired"])
-            tally.prompts["chosen equals rejected"] += 1
-        for number, (chosen, rejected) in enumerate(usable):
-            pair = {name: chosen[name] for name in columns}
-            pair |= _sides(chosen, rejected, group)
-            made.append({**pair, "id": f"{group.prompt_id}-{number}", "n_pairs": len(usable)})
-    return made
-
-
-def _sides(chosen: Row, rejected: Row, group: Group) -> Row:
-    conversation = isinstance(chosen["prompt"], list)
-    sides: Row = {}
-    for side, row in (("chosen", chosen), ("rejected", rejected)):
-        text = row["completion"]
-        sides[side] = [{"role": "assistant", "content": text}] if conversation else text
-        sides[f"{side}_id"] = row["id"]
-        sides[f"score_{side}"] = row.get("score")
-    sides["margin"] = _margin(sides)
-    answer_class = rejected.get("answer_class")
-    sides["n_rejected_class"] = None if answer_class is None else group.class_sizes[answer_class]
-    return sides
-
-
-def _margin(pair: Row) -> float | None:
-    scores = pair.get("score_chosen"), pair.get("score_rejected")
-    return None if None in scores else scores[0] - scores[1]  # type: ignore[operator]
-
-
-def _given_pairs(rows: Iterable[Row], limit: int | None, tally: Tally) -> list[Row]:
-    """Rows that are pairs already: checked, cut to `limit` per prompt (by id), with margin and n_pairs."""
-    by_prompt: dict[str, list[Row]] = {}
-    for row in rows:
-        if is_empty(row["chosen"]) or is_empty(row["rejected"]):
-            tally.fault("empty answer", row)
-        elif same(row["chosen"], row["rejected"]):
-            tally.fault("chosen equals rejected", row)
-        else:
-            by_prompt.setdefault(row["prompt_id"], []).append(row)
-    pairs = []
-    for members in by_prompt.values():
-        kept = sorted(members, key=lambda row: row["id"])[:limit]
-        for _ in members[len(kept) :]:
-            tally.spare("more than pairs_per_prompt")
-        tally.prompts["paired"] += 1
-        for row in kept:
-            margin = row.get("margin") if row.get("margin") is not None else _margin(row)
-            pairs.append({**row, "margin": margin, "n_pairs": len(kept)})
-    return pairs
+def _no_pair(tally: Tally) -> PrefoptError:
+    reasons = {**tally.dropped, **{f"prompts {reason}": n for reason, n in tally.prompts.items()}}
+    found = ", ".join(f"{reason}: {n}" for reason, n in sorted(reasons.items())) or "the table is empty"
+    if "budget of judge calls spent" in tally.prompts:
+        return PrefoptError(f"rank: no pair could be made ({found}); raise judge_calls")
+    return PrefoptError(f"rank: no pair could be made ({found}); sample more completions per prompt")
 
 
 def _quality(pairs: Sequence[Row], config: RankConfig, tally: Tally) -> dict[str, Any]:

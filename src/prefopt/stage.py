@@ -101,6 +101,11 @@ class StageFolder:
         """The manifest of a finished stage, else None."""
         return _read_json(self.path / "manifest.json")
 
+    @property
+    def running_key(self) -> str:
+        """The key of the stage while it runs; empty outside a run."""
+        return str((_read_json(self.path / "key.json") or {}).get("key") or "")
+
     def finished(self, key: str) -> bool:
         """Whether the stage ended with exactly this key (settings, inputs, seed); if so, nothing unfinished stays."""
         manifest = self.manifest

@@ -109,7 +109,9 @@ def test_cycles_counts_triples_with_three_winners():
 
 
 def test_every_fourth_triple_is_cyclic_over_all_tournaments():
-    total = np.sum([cycles(4, {p: "a" if w == p[0] else "b" for p, w in t.items()}) for t in tournaments(4)], 0)
+    total = np.sum(
+        [cycles(4, {p: "a" if w == p[0] else "b" for p, w in t.items()}) for t in tournaments(4)], 0
+    )
     assert total[0] / total[1] == 0.25
 
 

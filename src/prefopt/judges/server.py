@@ -35,6 +35,7 @@ class ServerJudge:
     both_orders = True
     averages = False
     cacheable = True
+    keeps_answers = True  # as they arrive, and it asks again by itself: whole rounds may come as one batch
 
     def __init__(self, config: PairwiseJudgeConfig, client: ChatClient, journal: Path | None) -> None:
         assert config.server is not None
