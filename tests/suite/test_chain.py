@@ -16,9 +16,9 @@ pytest.importorskip("jax")
 from typer.testing import CliRunner
 
 from prefopt.errors import PrefoptError
-from prefopt.suite.bench import by_cell, compare, markdown, orderings, ranking, summarise, verdict
 from prefopt.suite.commands import parse_hyper, suite_app
 from prefopt.suite.settings import PRESETS, bench_config
+from prefopt.suite.tables import by_cell, compare, markdown, orderings, ranking, summarise, verdict
 from prefopt.suite.tune import SHIPPED, load_tuned
 
 
@@ -52,7 +52,9 @@ def test_chain_gives_a_whole_table(chain):
     by_loss = {(r["loss"], r["variant"]): r for r in result["rows"]}
     assert by_loss["dpo", "noisy:0.25"]["data"]["flip_rate"] > by_loss["dpo", "base"]["data"]["flip_rate"]
     assert set(by_loss["dpo_select_40", "base"]["rows_trained"]) == {6}
-    assert set(by_loss["dpo", "base"]["data_trained"].values()) == set(by_loss["dpo", "base"]["data"].values())
+    assert set(by_loss["dpo", "base"]["data_trained"].values()) == set(
+        by_loss["dpo", "base"]["data"].values()
+    )
     assert by_loss["dpo_select_40", "noisy:0.25"]["data_trained"]["rows"] == 6
     assert by_loss["dpo", "base"]["returns"] != by_loss["dpo_select_40", "base"]["returns"]
     assert "| dpo |" in chain["bench"]

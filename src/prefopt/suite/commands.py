@@ -106,7 +106,8 @@ def bench_command(
     """The table methods x variants with standard errors."""
     config = _config(preset, context.args)
     from prefopt.records import write_json
-    from prefopt.suite.bench import bench, markdown
+    from prefopt.suite.bench import bench
+    from prefopt.suite.tables import markdown
     from prefopt.suite.tune import SHIPPED, load_tuned
 
     hyper = load_tuned(tuned or SHIPPED, config.agents.environment, config.methods)
