@@ -23,12 +23,12 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from prefopt.errors import PrefoptError
+from prefopt.llm import distributed
 from prefopt.llm.collate import Example, compact
-from prefopt.llm.distributed import applied_strategy
 from prefopt.llm.logprobs import score
 from prefopt.llm.metrics import history_rows
 from prefopt.llm.output import add_adapter
-from prefopt.llm.quiet import seeded
+from prefopt.llm.quiet import no_bars, seeded
 from prefopt.llm.settings import PreferenceConfig
 from prefopt.llm.trainer import PreferenceTrainer
 from prefopt.losses import LossSum, build_loss
@@ -122,11 +122,13 @@ def run_job(
     stop: int = 0,
     copy_of: str | None = None,
     lora: bool = False,
+    unsharded: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
     """Train (or resume) in `folder`, save the model there; returns what was seen of the set-up, and an error's text.
 
-    stop: end before that step. copy_of: start with the checkpoints of another job's folder. settings: the trainer's.
+    stop: end before that step. copy_of: start with the checkpoints of another job's folder. unsharded: as if sharding did
+    nothing. settings: the trainer's.
     """
     path, model = Path(folder), tiny_model()
     first = os.environ.get("RANK", "0") == "0"
@@ -136,9 +138,12 @@ def run_job(
     if lora:
         with seeded(0):
             model = add_adapter(model, r=4, alpha=8.0, dropout=0.0, target_modules="all-linear")
-    fixed = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
+    fixed = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
     fixed |= {"eval_steps": 3, "learning_rate": 1e-3, "logging_steps": 1}
     callbacks = [StopAt(stop)] if stop else []
+    shard = distributed.shard
+    if unsharded:
+        distributed.shard = lambda model, *args, **kwargs: model
     try:
         trainer = make_trainer(
             path, build_loss(loss), train, held_out, model=model, callbacks=callbacks, **{**fixed, **settings}
@@ -148,14 +153,17 @@ def run_job(
         return {"error": str(error)}
     except Stop:
         return {}
+    finally:
+        distributed.shard = shard
     seen = {
-        "strategy": applied_strategy(trainer.model_wrapped),
+        "strategy": distributed.applied_strategy(trainer.model_wrapped),
         "sharded": sum(isinstance(weight, DTensor) for weight in trainer.model.parameters()),
         "weights": len(list(trainer.model.parameters())),
     }
     module, weights = trainer.final_model(merge=False)
     if trainer.is_world_process_zero():
-        module.save_pretrained(path / "model", state_dict=weights)
+        with no_bars():
+            module.save_pretrained(path / "model", state_dict=weights)
         (path / "history.json").write_text(json.dumps(history_rows(trainer.state.log_history)))
     return seen
 

@@ -35,7 +35,7 @@ class ShardedTrainer(Trainer):
     def __init__(self, model: nn.Module, args: Any, **more: Any) -> None:
         self.is_sharded = args.chosen_strategy == "fsdp2"
         if self.is_sharded:
-            distributed.check_optimizer(args.optim)
+            distributed.check_optimizer(args.optim.value)
             distributed.shard(model, args.device, mixed=args.bf16)
             if getattr(args, "router_loss", None) is not None:
                 raise PrefoptError(
@@ -52,9 +52,11 @@ class ShardedTrainer(Trainer):
         """
         try:
             return super().create_optimizer(*args, **kwargs)
-        except ImportError as error:
+        except (ImportError, ValueError) as error:
+            if "install" not in str(error):
+                raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise PrefoptError(f"train.optimizer: {self.args.optim}: {reason}") from None
+            raise PrefoptError(f"train.optimizer: {self.args.optim.value}: {reason}") from None
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         if not self.is_sharded:  # its shards are there already
