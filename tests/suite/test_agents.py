@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
 pytest.importorskip("jax")
 
+from typer.testing import CliRunner
+
 from prefopt.suite import policy as P
 from prefopt.suite.agents import AgentsConfig, agents, make_simulator, train
+from prefopt.suite.commands import suite_app
 from prefopt.suite.episodes import evaluate, run_episodes
 from prefopt.suite.ppo import Moments, PPOConfig, init, iterate, pack, unpack
 from prefopt.suite.store import load_arrays
@@ -128,6 +133,36 @@ def test_agents_are_cached(tmp_path):
     assert first.figures["reference"]["steps"] < first.figures["expert"]["steps"]
     assert np.array_equal(second.expert["w0"], load_arrays(first.folder / "expert.safetensors")["w0"])
     assert agents(config.model_copy(update={"seed": 1}), tmp_path, threads=1).folder != first.folder
+
+
+def test_three_legged_ants_reference_is_the_ordinary_ants_expert(tmp_path):
+    result = CliRunner().invoke(
+        suite_app,
+        [
+            *("agents", "--env", "three_legged_ant", "--output", str(tmp_path), "--workers", "1"),
+            *(
+                "--agents.evaluation_episodes",
+                "4",
+                "--agents.ppo.steps",
+                "192",
+                "--agents.ppo.environments",
+                "4",
+            ),
+            *("--agents.ppo.horizon", "16", "--agents.ppo.epochs", "2", "--agents.ppo.minibatches", "4"),
+            *("--agents.ppo.hidden", "8", "--agents.ppo.checkpoint_every", "1"),
+        ],
+        catch_exceptions=False,
+    )
+    assert result.exit_code == 0, result.output
+    (ordinary,) = tmp_path.glob("agents-ant-*")
+    (constrained,) = tmp_path.glob("agents-three_legged_ant-*")
+    reference = (constrained / "reference.safetensors").read_bytes()
+    assert reference == (ordinary / "expert.safetensors").read_bytes()
+    figures = [json.loads((folder / "done.json").read_text()) for folder in (ordinary, constrained)]
+    assert figures[1]["reference"]["return_without"] == figures[0]["expert"]["return"]
+    assert (
+        figures[1]["reference"]["return"] < figures[0]["expert"]["return"]
+    )  # the same policy pays for its leg
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Reference and expert of an environment, trained once and cached under the hash of their settings.
 
 The expert is the checkpoint that is best in a separate evaluation (the best point of the training curve is optimistic); the
-reference is the earlier checkpoint nearest to `reference_share` of the expert's return. A killed training continues from
+reference is the earlier checkpoint nearest to `reference_share` of the expert's return, or, where an environment puts a
+constraint on a trained agent (three-legged Ant), the expert of the environment without it. A killed training continues from
 its last checkpoint and gives the same agents.
 """
 
@@ -65,9 +66,12 @@ def agents(config: AgentsConfig, root: Path, *, threads: int | None = None) -> A
     folder = folder_of(root, f"agents-{config.environment}", config.model_dump(mode="json"))
     figures = finished(folder)
     if figures is None:
+        given = None
+        if trained_on := find_environment(config.environment).pretrained_on:
+            given = agents(config.model_copy(update={"environment": trained_on}), root, threads=threads)
         with make_simulator(config, threads) as simulator:
             train(simulator, config, folder)
-            figures = pick(simulator, config, folder)
+            figures = pick(simulator, config, folder, given)
         finish(folder, figures)
     chosen = [load_arrays(folder / f"{name}.safetensors") for name in ("reference", "expert")]
     return Agents(chosen[0], chosen[1], figures, folder)
@@ -94,11 +98,16 @@ def train(
                 return
 
 
-def pick(simulator: Simulator, config: AgentsConfig, folder: Path) -> dict[str, Any]:
+def pick(
+    simulator: Simulator, config: AgentsConfig, folder: Path, given: Agents | None = None
+) -> dict[str, Any]:
     """Chooses expert and reference among the checkpoints, writes them, gives their figures.
 
+    given: agents whose expert is the reference here; `return_without` is then its return where it was trained. Where a
+    checkpoint's return is below 0, shares are counted from the worst one.
+
     Raises:
-        PrefoptError: no earlier checkpoint is clearly worse than the expert (training was too short).
+        PrefoptError: no checkpoint after the first is any better than the worst (training was too short).
     """
     paths = sorted(folder.glob("actor-*.safetensors"))
     policies = [load_arrays(path) for path in paths]
@@ -111,23 +120,34 @@ def pick(simulator: Simulator, config: AgentsConfig, folder: Path) -> dict[str, 
         returns = evaluate(simulator, stack([policies[k] for k in best]), some, fine_seed).mean(axis=1)
         return dict(zip(best, returns.tolist(), strict=True))
 
-    top = finalists(coarse, list(range(len(policies))))
-    expert = max(top, key=lambda k: (top[k], -k))
-    target = config.reference_share * top[expert]
-    earlier = list(range(expert))
-    if not earlier or top[expert] <= 0:
+    top = finalists(coarse, list(range(1, len(policies))))
+    floor = min(0.0, float(coarse.min()), *top.values())
+    if not top or max(top.values()) <= floor:
         raise PrefoptError(f"suite agents: {folder}: no learning seen; raise ppo.steps")
-    near = finalists(-np.abs(coarse - target), earlier)
-    reference = min(near, key=lambda k: (abs(near[k] - target), k))
-    chosen = {"reference": reference, "expert": expert}
+    expert = max(top, key=lambda k: (top[k], -k))
+    target = floor + config.reference_share * (top[expert] - floor)
+    per_iteration = config.ppo.environments * config.ppo.horizon
+
+    def steps_of(index: int) -> int:
+        return int(paths[index].stem.split("-")[1]) * per_iteration
+
+    chosen: dict[str, tuple[Params, dict[str, Any]]] = {}
+    if given is not None:
+        before = given.figures["expert"]
+        chosen["reference"] = (given.expert, {"steps": before["steps"], "return_without": before["return"]})
+    else:
+        near = finalists(-np.abs(coarse - target), list(range(expert)))
+        reference = min(near, key=lambda k: (abs(near[k] - target), k))
+        chosen["reference"] = (policies[reference], {"steps": steps_of(reference)})
+    chosen["expert"] = (policies[expert], {"steps": steps_of(expert)})
     figures: dict[str, Any] = {"mode": "stochastic", "integrator": config.integrator}
-    for name, index in chosen.items():
-        save_arrays(folder / f"{name}.safetensors", policies[index])
-        returns = evaluate(simulator, stack([policies[index]]), config.evaluation_episodes, final_seed)[0]
+    for name, (policy, more) in chosen.items():
+        save_arrays(folder / f"{name}.safetensors", policy)
+        returns = evaluate(simulator, stack([policy]), config.evaluation_episodes, final_seed)[0]
         figures[name] = {
             "return": float(returns.mean()),
             "standard_error": float(returns.std(ddof=1) / np.sqrt(len(returns))),
-            "steps": int(paths[index].stem.split("-")[1]) * config.ppo.environments * config.ppo.horizon,
+            **more,
         }
     return figures
 

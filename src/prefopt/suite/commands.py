@@ -21,30 +21,36 @@ suite_app = typer.Typer(
 Preset = Annotated[str, typer.Option(help="small, paper or toy")]
 Root = Annotated[Path, typer.Option("--output", help="folder of agents, trajectories and results (a cache)")]
 Tuned = Annotated[Path | None, typer.Option(help="result of tuning (default: the packaged one)")]
+Env = Annotated[str | None, typer.Option("--env", help="short for --agents.environment")]
 Workers = Annotated[int, typer.Option(min=1, help="threads")]
 Variant = Annotated[str, typer.Option(help="base, noisy:p, poor_judge:eta, mixed:q, shuffled, small:n")]
 RUNS = Path("runs/suite")
 
 
-def _config(preset: str, words: list[str]) -> BenchConfig:
+def _config(preset: str, words: list[str], env: str | None) -> BenchConfig:
     try:
         import jax  # noqa: F401
         import mujoco  # noqa: F401
         import optax  # noqa: F401
     except ImportError as error:
         raise PrefoptError(f"prefopt suite: {error.name} is missing; pip install 'prefopt[suite]'") from None
-    from prefopt.config import parse_overrides
+    from prefopt.config import merge, parse_overrides
     from prefopt.suite.settings import bench_config
 
-    return bench_config(preset, parse_overrides(words))
+    overrides = parse_overrides(words)
+    return bench_config(preset, merge(overrides, {"agents": {"environment": env}}) if env else overrides)
 
 
 @suite_app.command("agents", context_settings=OPEN)
 def agents_command(
-    context: typer.Context, preset: Preset = "small", output: Root = RUNS, workers: Workers = 2
+    context: typer.Context,
+    preset: Preset = "small",
+    env: Env = None,
+    output: Root = RUNS,
+    workers: Workers = 2,
 ) -> None:
     """Train reference and expert, or show the cached ones."""
-    config = _config(preset, context.args)
+    config = _config(preset, context.args, env)
     from prefopt.suite.agents import agents
 
     found = agents(config.agents, output, threads=workers)
@@ -57,12 +63,13 @@ def agents_command(
 def data_command(
     context: typer.Context,
     preset: Preset = "small",
+    env: Env = None,
     output: Root = RUNS,
     workers: Workers = 2,
     seed: Annotated[int, typer.Option(help="of rows and labels")] = 0,
 ) -> None:
     """Simulate the trajectories and print what each variant of the preset really is."""
-    config = _config(preset, context.args)
+    config = _config(preset, context.args, env)
     from prefopt.suite.data import figures, make_pairs, parse_variant
     from prefopt.suite.runs import material
 
@@ -77,12 +84,13 @@ def data_command(
 def tune_command(
     context: typer.Context,
     preset: Preset = "small",
+    env: Env = None,
     output: Root = RUNS,
     workers: Workers = 2,
     write: Annotated[Path | None, typer.Option(help="file for the result")] = None,
 ) -> None:
     """Tune every loss with an equal budget, on seeds that the bench does not use."""
-    config = _config(preset, context.args)
+    config = _config(preset, context.args, env)
     from prefopt.records import write_json
     from prefopt.suite.tune import tune
 
@@ -98,13 +106,14 @@ def tune_command(
 def bench_command(
     context: typer.Context,
     preset: Preset = "small",
+    env: Env = None,
     output: Root = RUNS,
     tuned: Tuned = None,
     workers: Workers = 2,
     write: Annotated[Path | None, typer.Option(help="file for the result")] = None,
 ) -> None:
     """The table methods x variants with standard errors."""
-    config = _config(preset, context.args)
+    config = _config(preset, context.args, env)
     from prefopt.records import write_json
     from prefopt.suite.bench import bench
     from prefopt.suite.tables import markdown
@@ -129,6 +138,7 @@ def train_command(
     method: Annotated[str, typer.Option(help="a method of the bench")] = "dpo",
     variant: Variant = "base",
     preset: Preset = "small",
+    env: Env = None,
     output: Root = RUNS,
     tuned: Tuned = None,
     workers: Workers = 2,
@@ -137,7 +147,7 @@ def train_command(
     ] = None,
 ) -> None:
     """Train one method on one variant; evaluate its snapshots (--inner.snapshots 10), keep policies and curve."""
-    config = _config(preset, context.args)
+    config = _config(preset, context.args, env)
     from prefopt.suite.single import train_single
     from prefopt.suite.tune import SHIPPED, load_tuned
 
@@ -188,13 +198,14 @@ def render_command(
         Path | None, typer.Option(help="policy-*.safetensors shown beside the reference")
     ] = None,
     preset: Preset = "small",
+    env: Env = None,
     output: Root = RUNS,
     workers: Workers = 2,
     seconds: Annotated[float, typer.Option(min=0.1, help="simulated time")] = 4.0,
     seed: Annotated[int, typer.Option(help="of start state and actions")] = 0,
 ) -> None:
     """An animated GIF: the reference beside a trained policy (or the expert)."""
-    config = _config(preset, context.args)
+    config = _config(preset, context.args, env)
     from prefopt.suite.agents import agents
     from prefopt.suite.render import render
     from prefopt.suite.store import load_arrays

@@ -45,6 +45,7 @@ class Environment:
     backend: `rollout` (mujoco.rollout, fast) or `pool` (threads over mj_step, exact, gives contact forces).
     leg: the actuators of the leg that the three-legged Ant must not use; leg_penalty per squared action of it;
     leg_masked: its actions are set to 0 instead.
+    pretrained_on: the environment whose expert is the reference here (a constraint put on a trained agent).
     """
 
     name: str
@@ -63,6 +64,7 @@ class Environment:
     leg: tuple[int, ...] = field(default=())
     leg_penalty: float = 0.0
     leg_masked: bool = False
+    pretrained_on: str = ""
 
     @property
     def path(self) -> Path:
@@ -164,6 +166,7 @@ def _ant(name: str, leg_penalty: float = 0.0, leg_masked: bool = False) -> Envir
         leg=(2, 3),  # hip_1 and ankle_1, the front left leg
         leg_penalty=leg_penalty,
         leg_masked=leg_masked,
+        pretrained_on="" if name == "ant" else "ant",
     )
 
 
