@@ -141,6 +141,28 @@ def merge_command(
     typer.echo(merge_adapter(adapter, output, model=model))
 
 
+@app.command("judge-check", context_settings=OPEN)
+def judge_check_command(
+    context: typer.Context,
+    source: Annotated[str, typer.Option("--input", help="labelled pairs: prompt, chosen, rejected")],
+    output: Annotated[Path | None, typer.Option(help="folder for judge-check.json and the verdicts")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure a pairwise judge on labelled pairs: --judge KIND, --judge.key value (docs/checking.md)."""
+    from prefopt.config import parse_config, parse_overrides
+    from prefopt.judge_check import JudgeCheckConfig, judge_check, print_judge_check, write_judge_check
+    from prefopt.rank_estimate import judge_words
+    from prefopt.stage import Context
+
+    words, _ = judge_words(context.args)
+    config = parse_config(JudgeCheckConfig, parse_overrides(words), "prefopt judge-check")
+    journal = output / "verdicts.jsonl" if output else None
+    found = judge_check(source, config, Context(seed=seed), journal=journal)
+    print_judge_check(found.figures)
+    if output is not None:
+        typer.echo(write_judge_check(found, output))
+
+
 losses_app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode=None,
@@ -321,6 +343,8 @@ def _print_result(result: Any, output: Path) -> None:
 def _shown(value: Any) -> str:
     """A figure or a share with its interval as one short text; nothing for tables and lists."""
     if isinstance(value, dict) and {"mean", "low", "high", "n"} <= set(value):
+        if value["mean"] is None:
+            return ""
         return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}] (n {value['n']})"
     if isinstance(value, float):
         return f"{value:.4g}"

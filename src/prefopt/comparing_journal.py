@@ -35,8 +35,8 @@ class Journal:
         for line in lines:
             try:
                 entry = json.loads(line)
-                own = entry.pop("owner") == self.owner
-                self._known[entry.pop("key")] = (Verdict(**entry), own)
+                key, owner = entry.pop("key"), entry.pop("owner")
+                self._known[key] = (Verdict(**entry), owner == self.owner)
             except (ValueError, KeyError, TypeError, AttributeError):  # torn, or not ours
                 continue
 
