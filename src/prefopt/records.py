@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 MARK = {b"prefopt": b"table 1"}
+GROUP_ROWS = 2**16  # rows of a group of a Parquet file
+MAPPED_ROWS = 2**13  # from here on a table that is read lies on a mapped file
+BATCH_ROWS = 2**11  # rows decoded at a time on the way there
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ COLUMNS: dict[str, Column] = {
 }
 
 
-def _arrow_type(kind: str, content_is_text: bool) -> pa.DataType:
+def arrow_type(kind: str, content_is_text: bool) -> pa.DataType:
+    """How a kind of column is stored; `content` as text or as messages."""
     import pyarrow as pa
 
     message = pa.struct([("role", pa.string()), ("content", pa.string()), ("more", pa.string())])
@@ -173,7 +177,7 @@ def _known_array(name: str, column: Column, values: list[Any]) -> pa.Array:
             values = [None if v is None else _stored_json(v) for v in values]
         elif column.kind == "content" and not is_text:
             values = [None if v is None else [_store_message(m) for m in v] for v in values]
-        return pa.array(values, type=_arrow_type(column.kind, is_text))
+        return pa.array(values, type=arrow_type(column.kind, is_text))
     except (
         pa.ArrowException,
         TypeError,
@@ -220,7 +224,12 @@ def make_table(rows: Sequence[Row], names: Sequence[str] = ()) -> Dataset:
 
 def rows_of(table: Dataset) -> list[Row]:
     """Table -> rows: messages as `{role, content, ...}`, JSON columns decoded."""
-    columns: dict[str, list[Any]] = {name: table.data.column(name).to_pylist() for name in table.column_names}
+    return decode_rows(table.data.table)
+
+
+def decode_rows(table: pa.Table) -> list[Row]:
+    """`rows_of` for an Arrow table."""
+    columns: dict[str, list[Any]] = {name: table.column(name).to_pylist() for name in table.column_names}
     for name, values in columns.items():
         kind = COLUMNS[name].kind if name in COLUMNS else ""
         if kind == "json":
@@ -241,11 +250,19 @@ def require(table: Dataset, names: Iterable[str], where: str) -> None:
 
 def write_table(table: Dataset, path: Path) -> None:
     """Write Parquet so that a kill, a full or a read-only disk leaves the old file or none, never half of one."""
+    whole = table.data.table
+    groups = (whole.slice(start, GROUP_ROWS) for start in range(0, max(whole.num_rows, 1), GROUP_ROWS))
+    write_groups(groups, whole.schema, path)
+
+
+def write_groups(groups: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
+    """`write_table` for rows that come in groups, one in memory at a time."""
     import pyarrow.parquet as pq
 
-    marked = table.data.table.combine_chunks().replace_schema_metadata(MARK)
-    with atomic_file(path) as temporary:
-        pq.write_table(marked, temporary, compression="zstd")
+    marked = schema.with_metadata(MARK)
+    with atomic_file(path) as temporary, pq.ParquetWriter(temporary, marked, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group.combine_chunks().replace_schema_metadata(MARK))
 
 
 def is_ours(path: Path) -> bool:
@@ -273,12 +290,34 @@ def read_table(paths: Path | Sequence[Path]) -> Dataset:
 
     files = [paths] if isinstance(paths, Path) else list(paths)
     try:
+        if sum(pq.read_metadata(path).num_rows for path in files) >= MAPPED_ROWS:
+            return Dataset(InMemoryTable(_mapped(files)))
         tables = [pq.read_table(path) for path in files]
     except (pa.ArrowInvalid, OSError) as error:
         raise PrefoptError(
             f"{files[0]}: not a readable Parquet file ({str(error).splitlines()[0]})"
         ) from None
     return Dataset(InMemoryTable(pa.concat_tables(tables, promote_options="permissive").combine_chunks()))
+
+
+def _mapped(files: Sequence[Path]) -> pa.Table:
+    """The rows of Parquet files on a mapped Arrow file (several files, if their columns agree)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from prefopt.table_rows import mapped
+
+    schemas = [pq.read_schema(path) for path in files]
+    if any(schema != schemas[0] for schema in schemas):
+        return pa.concat_tables([pq.read_table(path) for path in files], promote_options="permissive")
+
+    def write(add: Callable[[pa.RecordBatch], None]) -> None:
+        for path in files:
+            with pq.ParquetFile(path) as source:
+                for batch in source.iter_batches(batch_size=BATCH_ROWS):
+                    add(batch)
+
+    return mapped(schemas[0], write)
 
 
 class atomic_file:

@@ -203,22 +203,32 @@ def map_parts(
     Chunks are cut by row index alone, so a killed run that continues gives the same rows. `label` names the pass
     (unique within a stage) and its progress bar.
     """
-    done: list[Row] = []
+    parts = iter_parts(rows, work, folder=folder, part_rows=part_rows, label=label)
+    return [row for part in parts for row in part]
+
+
+def iter_parts(
+    rows: Sequence[Row],
+    work: Callable[[Sequence[Row], int], list[Row]],
+    *,
+    folder: StageFolder | None,
+    part_rows: int,
+    label: str,
+) -> Iterator[list[Row]]:
+    """`map_parts`, chunk by chunk."""
     with progress(label, len(rows)) as advance:
         for index, start in enumerate(range(0, len(rows), part_rows)):
-            chunk = rows[start : start + part_rows]
             path = folder.work_part(label, index) if folder else None
             if path is not None and path.exists():
-                done += rows_of(read_table(path))
+                yield rows_of(read_table(path))
             elif folder is None or path is None:
-                done += work(chunk, start)
+                yield work(rows[start : start + part_rows], start)
             else:
                 with folder.timed(f"{label} {index}"):
-                    result = work(chunk, start)
+                    result = work(rows[start : start + part_rows], start)
                 write_table(make_table(result), path)
-                done += result
-            advance(len(chunk))
-    return done
+                yield result
+            advance(min(part_rows, len(rows) - start))
 
 
 @contextmanager

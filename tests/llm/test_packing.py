@@ -14,7 +14,6 @@ from prefopt.llm.packing import (
     make_groups,
     make_row,
     pack_sequences,
-    pack_window,
 )
 
 TOKENS = st.lists(st.integers(3, 9), min_size=1, max_size=8)
@@ -79,13 +78,6 @@ def test_first_fit_decreasing_holds_every_item_once_in_few_rows(sizes, budget):
     # two rows never fit into one, so rows are more than half full on average
     loads = sorted(sum(sizes[i] for i in row) for row in rows)
     assert len(loads) < 2 or loads[0] + loads[1] > budget
-
-
-@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 80), st.integers(1, 20))
-def test_windows_do_not_mix(sizes, budget, window):
-    rows = pack_window(sizes, budget, window)
-    assert sorted(index for row in rows for index in row) == list(range(len(sizes)))
-    assert all(len({index // window for index in row}) == 1 for row in rows)
 
 
 def test_plan_of_a_hand_made_case():

@@ -83,18 +83,6 @@ def first_fit_decreasing(sizes: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
-def pack_window(sizes: Sequence[int], budget: int, window: int) -> list[list[int]]:
-    """Rows of at most `budget`, packed within each run of `window` consecutive items: what is far apart stays apart.
-
-    Callers shuffle before; a window then holds a random sample of all lengths.
-    """
-    rows: list[list[int]] = []
-    for start in range(0, len(sizes), window):
-        part = first_fit_decreasing(sizes[start : start + window], budget)
-        rows.extend([[start + index for index in row] for row in part])
-    return rows
-
-
 def make_groups(sequences: Sequence[tuple[Ids, Ids]], budget: int) -> list[Group]:
     """Sequences (prompt ids, answer ids) with equal prompts joined, in order of first appearance.
 

@@ -9,13 +9,27 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
+
 from prefopt.errors import PrefoptError
-from prefopt.records import Row, digest, make_table, read_table, rows_of, write_json, write_table
+from prefopt.records import (
+    Row,
+    digest,
+    make_table,
+    read_table,
+    rows_of,
+    write_groups,
+    write_json,
+    write_table,
+)
 
 FORMAT = 1
 HEADER = "store.json"
@@ -124,15 +138,32 @@ class ReferenceStore:
         Raises:
             PrefoptError: another key's store is there, or it cannot be written.
         """
+        self._write_header(directory)
+        lines = [{"row": key, **row} for key, row in self.rows.items()]
+        write_table(_line_table(lines), _rows_path(directory, self.key))
+
+    def save_with(self, directory: Path, parts: Callable[[], Iterable[Sequence[Row]]]) -> None:
+        """`extend` by rows of one kind that come in parts, and `save`.
+
+        An empty store holds one part at a time in memory, unless rows have equal content; others hold all.
+
+        Raises:
+            PrefoptError: as `save`.
+        """
+        marks = array("Q", (int(row_key(row)[:16], 16) for part in parts() for row in part))
+        if self.rows or len(np.unique(np.frombuffer(marks, dtype=np.uint64))) < len(marks):
+            self.extend([row for part in parts() for row in part]).save(directory)
+            return
+        self._write_header(directory)
+        tables = (_line_table(_lines(part)).data.table for part in parts() if part)
+        first = next(tables)
+        write_groups(chain((first,), tables), first.schema, _rows_path(directory, self.key))
+
+    def _write_header(self, directory: Path) -> None:
         if (directory / HEADER).exists():
             self.key.check(_read_header(directory), f"reference store {directory}")
         else:
             write_json(directory / HEADER, {"format": FORMAT, **asdict(self.key)})
-        lines = [{"row": key, **row} for key, row in self.rows.items()]
-        has_singles = any("ref_completion_logps" in row for row in lines)
-        has_pairs = not has_singles or any("ref_chosen_logps" in row for row in lines)
-        names = ("id", *(VALUES if has_pairs else ()), *(SINGLE_VALUES if has_singles else ()))
-        write_table(make_table(lines, tuple(dict.fromkeys(names))), _rows_path(directory, self.key))
 
     def missing(self, rows: Iterable[Row]) -> list[Row]:
         """The rows that are not in the store."""
@@ -172,10 +203,26 @@ class ReferenceStore:
         """
         added = dict(self.rows)
         for row in rows:
-            key, extras = row_key(row), _known(row, EXTRAS)
-            fresh = {name: row[name] for name in ("id", *value_names(row))}
-            added[key] = {**fresh, **added.get(key, {}), **extras}
+            key = row_key(row)
+            added[key] = {**_fresh(row), **added.get(key, {}), **_known(row, EXTRAS)}
         return replace(self, rows=added)
+
+
+def _fresh(row: Row) -> Row:
+    """What a store keeps of a complete row, `EXTRAS` aside."""
+    return {name: row[name] for name in ("id", *value_names(row))}
+
+
+def _lines(rows: Sequence[Row]) -> list[Row]:
+    """Complete rows as the file holds them."""
+    return [{"row": row_key(row), **_fresh(row), **_known(row, EXTRAS)} for row in rows]
+
+
+def _line_table(lines: Sequence[Row]) -> Dataset:
+    has_singles = any("ref_completion_logps" in row for row in lines)
+    has_pairs = not has_singles or any("ref_chosen_logps" in row for row in lines)
+    names = ("id", *(VALUES if has_pairs else ()), *(SINGLE_VALUES if has_singles else ()))
+    return make_table(lines, tuple(dict.fromkeys(names)))
 
 
 def _read_header(directory: Path) -> StoreKey:
