@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from prefopt.errors import PrefoptError
 from prefopt.suite.commands import parse_hyper, suite_app
-from prefopt.suite.settings import PRESETS, bench_config
+from prefopt.suite.methods import METHODS
+from prefopt.suite.settings import PRESETS, bench_config, bench_configs
 from prefopt.suite.tables import by_cell, compare, markdown, orderings, ranking, summarise, verdict
-from prefopt.suite.tune import SHIPPED, load_tuned
+from prefopt.suite.tune import SHIPPED, load_tuned, write_tuned
 
 
 def run(*words):
@@ -193,6 +194,31 @@ def test_bad_words_are_told(tmp_path):
         parse_hyper("beta")
     with pytest.raises(PrefoptError, match="no result of tuning"):
         load_tuned(tmp_path / "none.json", "hopper", ["dpo"])
+
+
+def test_the_paper_preset_runs_every_environment():
+    configs = bench_configs("paper", {"seeds": 3})
+    assert [c.agents.environment for c in configs] == ["hopper", "ant", "three_legged_ant"]
+    assert [c.rows for c in configs] == [5120, 1280, 1280]
+    assert {c.seeds for c in configs} == {3}
+    assert {c.episodes for c in configs} == {100}
+    assert all(c.methods == tuple(METHODS) for c in configs)
+    (ant,) = bench_configs("small", {"agents": {"environment": "ant"}, "rows": 64})
+    assert (ant.rows, ant.agents.ppo.steps) == (64, 4_000_000)
+    with pytest.raises(PrefoptError, match="give --env"):
+        run("train", "--preset", "paper")
+
+
+def test_tunings_of_other_environments_stay_in_the_file(tmp_path):
+    path = tmp_path / "tuned.json"
+    one, two = (
+        {"environment": name, "losses": {"dpo": {"hyper": {"beta": k}}}} for k, name in enumerate("ab")
+    )
+    write_tuned(path, [one])
+    assert json.loads(path.read_text()) == one
+    write_tuned(path, [two])
+    assert load_tuned(path, "a", ["dpo"]) == {"dpo": {"beta": 0}}
+    assert load_tuned(path, "b", ["dpo"]) == {"dpo": {"beta": 1}}
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))

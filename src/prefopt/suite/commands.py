@@ -27,7 +27,8 @@ Variant = Annotated[str, typer.Option(help="base, noisy:p, poor_judge:eta, mixed
 RUNS = Path("runs/suite")
 
 
-def _config(preset: str, words: list[str], env: str | None) -> BenchConfig:
+def _configs(preset: str, words: list[str], env: str | None) -> list[BenchConfig]:
+    """The settings of every environment of the preset (small: Hopper alone), or of `env`."""
     try:
         import jax  # noqa: F401
         import mujoco  # noqa: F401
@@ -35,10 +36,19 @@ def _config(preset: str, words: list[str], env: str | None) -> BenchConfig:
     except ImportError as error:
         raise PrefoptError(f"prefopt suite: {error.name} is missing; pip install 'prefopt[suite]'") from None
     from prefopt.config import merge, parse_overrides
-    from prefopt.suite.settings import bench_config
+    from prefopt.suite.settings import bench_configs
 
     overrides = parse_overrides(words)
-    return bench_config(preset, merge(overrides, {"agents": {"environment": env}}) if env else overrides)
+    return bench_configs(preset, merge(overrides, {"agents": {"environment": env}}) if env else overrides)
+
+
+def _config(preset: str, words: list[str], env: str | None) -> BenchConfig:
+    """The settings of one environment. Raises PrefoptError for a preset of several without `--env`."""
+    configs = _configs(preset, words, env)
+    if len(configs) > 1:
+        names = ", ".join(config.agents.environment for config in configs)
+        raise PrefoptError(f"prefopt suite: preset {preset} has several environments; give --env ({names})")
+    return configs[0]
 
 
 @suite_app.command("agents", context_settings=OPEN)
@@ -50,13 +60,14 @@ def agents_command(
     workers: Workers = 2,
 ) -> None:
     """Train reference and expert, or show the cached ones."""
-    config = _config(preset, context.args, env)
+    configs = _configs(preset, context.args, env)
     from prefopt.suite.agents import agents
 
-    found = agents(config.agents, output, threads=workers)
-    _figures(found.figures["reference"], "reference")
-    _figures(found.figures["expert"], "expert")
-    typer.echo(f"-> {found.folder}")
+    for config in configs:
+        found = agents(config.agents, output, threads=workers)
+        _figures(found.figures["reference"], f"{config.agents.environment}, reference")
+        _figures(found.figures["expert"], f"{config.agents.environment}, expert")
+        typer.echo(f"-> {found.folder}")
 
 
 @suite_app.command("data", context_settings=OPEN)
@@ -69,15 +80,15 @@ def data_command(
     seed: Annotated[int, typer.Option(help="of rows and labels")] = 0,
 ) -> None:
     """Simulate the trajectories and print what each variant of the preset really is."""
-    config = _config(preset, context.args, env)
+    configs = _configs(preset, context.args, env)
     from prefopt.suite.data import figures, make_pairs, parse_variant
     from prefopt.suite.runs import material
 
-    given = material(config, output, threads=workers)
-    for variant in config.variants:
-        _figures(
-            figures(given.bank, make_pairs(given.bank, parse_variant(variant), config.rows, seed)), variant
-        )
+    for config in configs:
+        given = material(config, output, threads=workers)
+        for variant in config.variants:
+            pairs = make_pairs(given.bank, parse_variant(variant), config.rows, seed)
+            _figures(figures(given.bank, pairs), f"{config.agents.environment}, {variant}")
 
 
 @suite_app.command("tune", context_settings=OPEN)
@@ -90,16 +101,16 @@ def tune_command(
     write: Annotated[Path | None, typer.Option(help="file for the result")] = None,
 ) -> None:
     """Tune every loss with an equal budget, on seeds that the bench does not use."""
-    config = _config(preset, context.args, env)
-    from prefopt.records import write_json
-    from prefopt.suite.tune import tune
+    configs = _configs(preset, context.args, env)
+    from prefopt.suite.tune import tune, write_tuned
 
-    result = tune(config, output, workers=workers)
-    for name, found in result["losses"].items():
-        _figures({"score": found["score"], **found["hyper"]}, name)
-    target = write or output / f"tuned-{result['environment']}.json"
-    write_json(target, result)
-    typer.echo(f"-> {target}")
+    for config in configs:
+        result = tune(config, output, workers=workers)
+        for name, found in result["losses"].items():
+            _figures({"score": found["score"], **found["hyper"]}, name)
+        target = write or output / f"tuned-{result['environment']}.json"
+        write_tuned(target, [result])
+        typer.echo(f"-> {target}")
 
 
 @suite_app.command("bench", context_settings=OPEN)
@@ -112,24 +123,28 @@ def bench_command(
     workers: Workers = 2,
     write: Annotated[Path | None, typer.Option(help="file for the result")] = None,
 ) -> None:
-    """The table methods x variants with standard errors."""
-    config = _config(preset, context.args, env)
+    """The table methods x variants with standard errors, a file per environment."""
+    configs = _configs(preset, context.args, env)
     from prefopt.records import write_json
     from prefopt.suite.bench import bench
     from prefopt.suite.tables import markdown
     from prefopt.suite.tune import SHIPPED, load_tuned
 
-    hyper = load_tuned(tuned or SHIPPED, config.agents.environment, config.methods)
-    result = bench(config, hyper, output, workers=workers)
-    target = write or output / f"suite-{preset}.json"
-    write_json(target, result)
-    target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
-    typer.echo(markdown(result))
-    for row in result["orderings"]:
-        typer.echo(
-            f"{row['verdict']:<10} {row['claim']} ({row['difference']:+.0f} ± {row['standard_error']:.0f})"
-        )
-    typer.echo(f"-> {target}")
+    source = tuned or SHIPPED
+    hypers = [load_tuned(source, config.agents.environment, config.methods) for config in configs]
+    for config, hyper in zip(configs, hypers, strict=True):
+        result = bench(config, hyper, output, workers=workers)
+        target = write or output / f"suite-{preset}.json"
+        if len(configs) > 1:
+            target = target.with_stem(f"{target.stem}-{config.agents.environment}")
+        write_json(target, result)
+        target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+        typer.echo(markdown(result))
+        for row in result["orderings"]:
+            typer.echo(
+                f"{row['verdict']:<10} {row['claim']} ({row['difference']:+.0f} ± {row['standard_error']:.0f})"
+            )
+        typer.echo(f"-> {target}")
 
 
 @suite_app.command("train", context_settings=OPEN)

@@ -126,6 +126,14 @@ def suite_versions() -> dict[str, str]:
     }
 
 
+def write_tuned(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """Writes results of `tune`; those of other environments in the file stay. One environment's result stands alone."""
+    known = read_json(path) or {}
+    by_environment = {known["environment"]: known} if "environment" in known else known
+    by_environment = by_environment | {result["environment"]: result for result in results}
+    write_json(path, results[0] if len(by_environment) == 1 else by_environment)
+
+
 def load_tuned(path: Path, environment: str, methods: Sequence[str]) -> dict[str, dict[str, float]]:
     """Hyperparameters by method from the result of `tune` ({environment: result} or one result).
 
