@@ -87,6 +87,7 @@ def test_what_has_no_verdict_is_asked_once_more_with_another_seed():
     assert [v.winner for v in verdicts] == ["first", "unparsed"]
     assert verdicts[1].text == "I cannot say."
     assert len(bodies) == 4  # once more each, and no more
+    assert [v.calls for v in verdicts] == [2, 2]
     assert len({body["seed"] for body in bodies}) == 4
     assert verdicts[0].completion_tokens == (3 + 1) + (1 + 1)  # both answers are paid for
 

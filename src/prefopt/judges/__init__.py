@@ -54,7 +54,8 @@ class Comparison:
 class Verdict:
     """What the judge said. probability: P(first is better) of this call, None where the judge gives none.
 
-    latency_s (seconds) differs between equal runs and never enters a table of results.
+    calls: how often the judge was asked for it (2 where an answer without a verdict was asked for again by the judge
+    itself); tokens and latency are of all of them. latency_s (seconds) differs between equal runs and never enters a table of results.
     """
 
     winner: Winner
@@ -63,6 +64,7 @@ class Verdict:
     latency_s: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    calls: int = 1
 
 
 class PairwiseJudge(Protocol):
@@ -72,6 +74,8 @@ class PairwiseJudge(Protocol):
     averages: the verdict on a pair is by the mean probability of its two calls and the tie band (a model read at the
     verdict token); else both calls must name the same answer.
     cacheable: verdicts may be kept by content and used again.
+    A judge may also have `keeps_answers` (True): it stores each answer as it arrives and itself asks again where an
+    answer has no verdict, so that it is best given many calls at once.
     """
 
     name: str

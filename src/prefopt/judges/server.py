@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -60,7 +60,8 @@ class ServerJudge:
         second = self._ask([self._request(batch[k], seed, again=True) for k in unread])
         for k, reply in zip(unread, second, strict=True):
             replies[k] = _both(replies[k], reply)
-        return [_verdict(reply) for reply in replies]
+        twice = set(unread)
+        return [replace(_verdict(reply), calls=1 + (k in twice)) for k, reply in enumerate(replies)]
 
     def _request(self, call: Comparison, seed: int, *, again: bool) -> ChatRequest:
         """The request; its seed follows from what is asked, not from its place in a batch."""
@@ -148,7 +149,7 @@ class Journal:
 
 
 def _both(first: ChatReply, second: ChatReply) -> ChatReply:
-    """The second answer, with the cost of both."""
+    """The second answer, with the cost of both in time and tokens."""
     costs = {
         name: getattr(first, name) + getattr(second, name)
         for name in ("latency_s", "prompt_tokens", "completion_tokens")
