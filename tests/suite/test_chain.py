@@ -68,7 +68,15 @@ def test_tuning_gave_every_loss_the_same_budget_on_other_seeds(chain):
     assert min(tuned["seeds"]) >= 500_000
     for found in tuned["losses"].values():
         assert len(found["candidates"]) == tuned["candidates_per_loss"]
-        assert found["score"] == max(c["score"] for c in found["candidates"])
+        finals = {json.dumps(f["hyper"]): f["all_seeds"] for f in found["finals"]}
+        first = sorted((c["score"] for c in found["candidates"]), reverse=True)
+        assert len(finals) == 2
+        assert found["score"] == finals[json.dumps(found["hyper"])] == max(finals.values())
+        for row in found["candidates"]:  # finalists are the best of the first round; both rounds count
+            if json.dumps(row["hyper"]) in finals:
+                assert row["score"] >= first[1]
+                fresh = next(f["score"] for f in found["finals"] if f["hyper"] == row["hyper"])
+                assert finals[json.dumps(row["hyper"])] == pytest.approx((row["score"] + fresh) / 2)
 
 
 def test_the_second_run_reads_what_is_there(chain):

@@ -105,11 +105,12 @@ def draw_here(environment: str, poses: Sequence[np.ndarray]) -> np.ndarray:
     from prefopt.suite.environments import find_environment
 
     model = load_model(find_environment(environment))
+    model.mat_texrepeat[:] /= 4  # large tiles: the floor's edges are most of a GIF's bytes
     data = mujoco.MjData(model)
     renderer = mujoco.Renderer(model, HEIGHT, WIDTH)
     camera = mujoco.MjvCamera()
     camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
-    camera.distance, camera.elevation, camera.azimuth = 3.5, -12.0, 90.0
+    camera.distance, camera.elevation, camera.azimuth = 3.0, -12.0, 90.0
     columns = []
     for rows in poses:
         pictures = []

@@ -34,6 +34,8 @@ class BenchConfig(Config):
         DEFAULT_VARIANTS, min_length=1, description="tuned on their mean"
     )
     tuning_seeds: int = Field(1, ge=1, description="trainings per candidate and variant")
+    tuning_finalists: int = Field(4, ge=1, description="best candidates that are scored once more")
+    tuning_final_seeds: int = Field(2, ge=1, description="fresh seeds on which they are")
     tuning_episodes: int = Field(8, ge=1, description="evaluation episodes per tuning run")
 
 
@@ -47,7 +49,8 @@ TOY: dict[str, Any] = {
     "inner": {"updates": 20, "pairs": 8, "steps_drawn": 8},
     "methods": ["dpo", "dpo_budget", "dpo_select_40"],
     "variants": ["base", "noisy:0.25"],
-    "rows": 16, "seeds": 2, "episodes": 4, "tuning_variants": ["base"], "tuning_episodes": 2,
+    "rows": 16, "seeds": 2, "episodes": 4, "tuning_variants": ["base"], "tuning_finalists": 2,
+    "tuning_final_seeds": 1, "tuning_episodes": 2,
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "toy": TOY,

@@ -60,7 +60,7 @@ def tune(config: BenchConfig, root: Path, *, workers: int = 1) -> dict[str, Any]
     return {
         "environment": config.agents.environment,
         "settings": settings,
-        "seeds": [TUNING_SEED + k for k in range(config.tuning_seeds)],
+        "seeds": [TUNING_SEED + k for k in range(config.tuning_seeds + config.tuning_final_seeds)],
         "candidates_per_loss": next(iter(counts.values())),
         "versions": suite_versions(),
         "losses": results,
@@ -68,34 +68,56 @@ def tune(config: BenchConfig, root: Path, *, workers: int = 1) -> dict[str, Any]
 
 
 def tune_loss(given: Material, method: Method, kept: Path) -> dict[str, Any]:
-    """Every candidate on every tuning variant and seed: the best one, its score, and all scores.
+    """Every candidate on every tuning variant, then the finalists on fresh tuning seeds: the best one, and all scores.
 
-    kept: file of the candidates that have been scored; a killed or widened tuning runs only those that are missing.
+    With as many candidates the best of a single seed is often the luckiest; a finalist's score is its mean over all seeds.
+    kept: file of what has been scored; a killed or widened tuning runs only what is missing.
     """
-    candidates = method.candidates()
-    known: list[dict[str, Any]] = (read_json(kept) or {"candidates": []})["candidates"]
-    missing = [hyper for hyper in candidates if all(c["hyper"] != hyper for c in known)]
-    for first in range(0, len(missing), CHUNK):
-        known = known + score(given, method, missing[first : first + CHUNK])
-        write_json(kept, {"candidates": known})
-    rows = [next(c for c in known if c["hyper"] == hyper) for hyper in candidates]
-    best = int(np.argmax([row["score"] for row in rows]))
+    config, candidates = given.config, method.candidates()
+    first = [TUNING_SEED + k for k in range(config.tuning_seeds)]
+    fresh = [first[-1] + 1 + k for k in range(config.tuning_final_seeds)]
+    rows = _scored(given, method, kept, ("candidates", candidates, first))
+    order = np.argsort([-row["score"] for row in rows], kind="stable")[: config.tuning_finalists]
+    finals = _scored(given, method, kept, ("finals", [candidates[k] for k in order], fresh))
+    share = len(first) / (len(first) + len(fresh))
+    total = [share * rows[k]["score"] + (1 - share) * f["score"] for k, f in zip(order, finals, strict=True)]
+    best = int(order[int(np.argmax(total))])
     return {
         "hyper": candidates[best],
-        "score": rows[best]["score"],
+        "score": max(total),
         "at_edge_of_grid": _edges(candidates, best),
+        "finals": [{**f, "all_seeds": t} for f, t in zip(finals, total, strict=True)],
         "candidates": rows,
     }
 
 
-def score(given: Material, method: Method, candidates: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+def _scored(
+    given: Material,
+    method: Method,
+    kept: Path,
+    what: tuple[str, Sequence[Mapping[str, float]], Sequence[int]],
+) -> list[dict[str, Any]]:
+    """Scores of (name in the file, candidates, seeds), those that the file lacks run and written by CHUNKs."""
+    name, candidates, seeds = what
+    body: dict[str, Any] = read_json(kept) or {}
+    missing = [hyper for hyper in candidates if all(c["hyper"] != hyper for c in body.get(name, []))]
+    for begin in range(0, len(missing), CHUNK):
+        found = score(given, method, missing[begin : begin + CHUNK], seeds)
+        body = {**body, name: [*body.get(name, []), *found]}
+        write_json(kept, body)
+    return [next(c for c in body.get(name, []) if c["hyper"] == hyper) for hyper in candidates]
+
+
+def score(
+    given: Material, method: Method, candidates: Sequence[Mapping[str, float]], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
     """Candidates with their mean return over the tuning variants and seeds, and by variant."""
     config = given.config
-    cells = [(v, TUNING_SEED + s) for v in config.tuning_variants for s in range(config.tuning_seeds)]
+    cells = [(v, seed) for v in config.tuning_variants for seed in seeds]
     members = [make_member(given, method, hyper, v, seed) for hyper in candidates for v, seed in cells]
     _, returns = run_members(given, members, config.tuning_episodes)
     mean = np.nan_to_num(returns.mean(axis=1), nan=-np.inf)
-    by_cell = mean.reshape(len(candidates), len(config.tuning_variants), config.tuning_seeds).mean(axis=2)
+    by_cell = mean.reshape(len(candidates), len(config.tuning_variants), len(seeds)).mean(axis=2)
     return [
         {
             "hyper": dict(hyper),
