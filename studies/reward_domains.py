@@ -2,8 +2,7 @@
 
     python studies/reward_domains.py --data ../shared/data --json studies/results/reward_domains.json
 
-For each domain and seed a random transformer of one million parameters (`model: tiny`) is trained on pairs of that domain
-(Bradley-Terry) and read on held-out prompts of the same domain and on pairs of all others. Prompts are cut to their last
+For each domain and seed a random transformer of two layers and width 64 is trained on pairs of that domain (Bradley-Terry) and read on held-out prompts of the same domain and on pairs of all others. Prompts are cut to their last
 `PROMPT_CHARS` characters, so that long ones fit. Such a model knows no language but what the pairs teach it; the figures
 are about transfer, not about what large reward models can do.
 """
@@ -23,7 +22,6 @@ import numpy as np
 from prefopt.calibration import calibration
 from prefopt.judges.prompt import prompt_text
 from prefopt.judges.reward_model import RewardScorer, sigmoid
-from prefopt.llm.tiny import build_tiny_for
 from prefopt.records import Row, digest, make_table, write_json
 from prefopt.rules.content import text_of
 from prefopt.stage import Context, StageFolder
@@ -37,11 +35,11 @@ DOMAINS = {
     "llmbar": "llmbar/preference.jsonl",
 }
 TRAINED = ("hh_helpful", "tldr")  # the others are too small to train on
-PROMPT_CHARS = 300
-MAX_LENGTH = 256
+PROMPT_CHARS = 150
+MAX_LENGTH = 192
 HELD_OUT = 0.25
 SETTINGS = RewardConfig(
-    learning_rate=1e-3, epochs=2, pairs_per_step=32, pairs_per_micro_batch=16, max_length=MAX_LENGTH, eval_steps=None,
+    learning_rate=2e-3, epochs=2, pairs_per_step=32, pairs_per_micro_batch=16, max_length=MAX_LENGTH, eval_steps=None,
     weight_decay=0.1,
 )  # fmt: skip
 
@@ -69,11 +67,33 @@ def read_domain(data: Path, domain: str, most: int, seed: int = 0) -> list[Row]:
     return rows
 
 
+def small_base(rows: Sequence[Row], folder: Path, seed: int) -> Path:
+    """A random causal model with a tokenizer of the rows' texts, as a directory."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from prefopt.llm.quiet import no_bars
+    from prefopt.llm.tiny import make_tokenizer
+
+    tokenizer = make_tokenizer([row[name] for row in rows for name in ("prompt", "chosen", "rejected")], 2048)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=172, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=1024, bos_token_id=None, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]), no_bars():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def train_on(rows: Sequence[Row], folder: Path, seed: int = 0) -> RewardScorer:
     """A scalar reward model trained on the rows of split train, from a random model, in `folder`."""
-    table = make_table(rows)
-    base = build_tiny_for(table, folder / "base", key=digest(list(rows), seed), seed=seed)
-    train_reward(table, SETTINGS, Context(seed=seed, model=base, folder=StageFolder(folder / "reward")))
+    base = small_base([row for row in rows if row["split"] == "train"], folder / "base", seed)
+    train_reward(
+        make_table(rows), SETTINGS, Context(seed=seed, model=base, folder=StageFolder(folder / "reward"))
+    )
     return RewardScorer(folder / "reward" / "model", batch_size=32, max_length=MAX_LENGTH)
 
 
