@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 MARK = {b"prefopt": b"table 1"}
-GROUP_ROWS = 2**16  # rows of a group of a Parquet file
+GROUP_ROWS = 2**13  # rows of a group of a Parquet file
 MAPPED_ROWS = 2**13  # from here on a table that is read lies on a mapped file
 BATCH_ROWS = 2**11  # rows decoded at a time on the way there
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.errors import PrefoptError
-from prefopt.records import make_table, rows_of, write_json
+from prefopt.records import make_table, write_json
 from prefopt.stage import WORK, Context, Stage, StageFolder, StageOutput, is_first_process, progress, versions
+from prefopt.table_rows import TableRows
 from prefopt.train_settings import LoraSettings, TrainConfig, trainer_settings
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
         parts = _encode(
             table, config, tokenizer, lambda reason, where: context.drop(dropped, reason, f"train: {where}")
         )
-        _check_fit([*parts["train"], *parts["eval"]], model)
+        _check_fit(chain(parts["train"], parts["eval"]), model)
         if "kl" in loss.needs and not _has_mismatched(parts):
             parts |= _with_mismatched(parts, model, config, context.seed)
         if config.lora is not None:
@@ -92,19 +95,24 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
 def _encode(
     table: Dataset, config: TrainConfig, tokenizer: Any, drop: Callable[[str, str], None]
 ) -> dict[str, Any]:
-    """Examples by split, and the number of truncated rows."""
-    from prefopt.llm.examples import encode_rows, unpair
+    """Examples by split, on files, and the number of truncated rows."""
+    from prefopt.llm.example_file import ExampleFile
+    from prefopt.llm.examples import iter_encoded, unpair
 
-    rows = rows_of(table)
+    rows = TableRows(table)
     if config.loss_sum.kind != "unpaired" and "chosen" not in table.column_names:
         raise PrefoptError(f"train: {PAIRS_WANTED}")
     parts: dict[str, Any] = {"truncated": 0}
+
+    def counted(encoded: Iterable[tuple[Any, bool]]) -> Iterator[Any]:
+        for example, is_cut in encoded:
+            parts["truncated"] += is_cut
+            yield from unpair([example]) if config.loss_sum.kind == "unpaired" else [example]
+
     for split in ("train", "eval"):
-        mine = [row for row in rows if (row.get("split") == "eval") == (split == "eval")]
-        parts[split], truncated = encode_rows(tokenizer, mine, max_length=config.max_length, drop=drop)
-        parts["truncated"] += truncated
-        if config.loss_sum.kind == "unpaired":
-            parts[split] = unpair(parts[split])
+        mine = (row for row in rows if (row.get("split") == "eval") == (split == "eval"))
+        encoded = iter_encoded(tokenizer, mine, max_length=config.max_length, drop=drop)
+        parts[split] = ExampleFile(counted(encoded))
     if not parts["train"]:
         raise PrefoptError(
             "train: no pair left to train on; loosen selection, raise max_length or give more data"
@@ -114,17 +122,21 @@ def _encode(
     return parts
 
 
-def _check_fit(examples: Sequence[Any], model: Any) -> None:
+def _check_fit(examples: Iterable[Any], model: Any) -> None:
     """Refuse rows with more tokens than the model has positions, or with ids beyond its embedding."""
     from prefopt.llm.model import check_ids
 
-    def texts(example: Any) -> list[list[int]]:
-        return [[*example.prompt.tolist(), *ids.tolist()] for ids in example.answers.values()]
-
-    for size in (lambda e: max(map(len, texts(e))), lambda e: max(map(max, texts(e)))):
-        extreme = max(examples, key=size)
-        for ids in texts(extreme):
-            check_ids(model, ids, f"train: row {extreme.id!r}")
+    longest: tuple[int, Any] = (-1, None)
+    largest: tuple[int, Any] = (-1, None)
+    for example in examples:
+        answers = example.answers.values()
+        size = len(example.prompt) + max(map(len, answers))
+        top = max(int(ids.max()) for ids in (example.prompt, *answers))
+        longest = max(longest, (size, example), key=itemgetter(0))
+        largest = max(largest, (top, example), key=itemgetter(0))
+    for _, example in (longest, largest):
+        for ids in example.answers.values():
+            check_ids(model, [*example.prompt.tolist(), *ids.tolist()], f"train: row {example.id!r}")
 
 
 def _has_mismatched(parts: Mapping[str, Any]) -> bool:

@@ -109,16 +109,16 @@ class StepSampler:
         return math.ceil(self.rows / self.rows_per_step)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows).tolist()
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
         for start in range(0, self.rows, self.rows_per_step):
-            yield order[start : start + self.rows_per_step]
+            yield order[start : start + self.rows_per_step].tolist()
 
 
 class Examples(Dataset[Example]):
-    """A list of examples as a torch data set."""
+    """Examples as a torch data set."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
-        self.examples = list(examples)
+        self.examples = examples
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ NOT_KEPT = "not selected"
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, max_length: int, drop: Drop
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], *, max_length: int, drop: Drop
 ) -> tuple[list[Example], int]:
     """Encode pairs (prompt, chosen, rejected) or unpaired rows (prompt, completion, label).
 
@@ -32,8 +32,14 @@ def encode_rows(
     Raises:
         PrefoptError: the row's `*_tokens` differ from its encoding, so its reference log-probs are of other texts.
     """
-    examples: list[Example] = []
-    truncated = 0
+    found = list(iter_encoded(tokenizer, rows, max_length=max_length, drop=drop))
+    return [example for example, _ in found], sum(is_cut for _, is_cut in found)
+
+
+def iter_encoded(
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], *, max_length: int, drop: Drop
+) -> Iterator[tuple[Example, bool]]:
+    """`encode_rows`, one by one: the example and whether it was truncated."""
     for row in rows:
         where = f"row {row.get('id')!r}"
         weight = row.get("weight", 1.0)
@@ -50,9 +56,7 @@ def encode_rows(
         except TemplateRefused:
             drop(REFUSED, where)
         else:
-            examples.append(example)
-            truncated += is_cut
-    return examples, truncated
+            yield example, is_cut
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) -> tuple[Example, bool]:

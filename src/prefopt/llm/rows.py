@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,20 @@ class RowCollator:
         )
 
 
+def _extremes(examples: Iterable[Example]) -> tuple[Example, Example]:
+    """The first of the longest and the first of the shortest."""
+    walk = iter(examples)
+    longest = shortest = next(walk)
+    most = least = example_tokens(longest)
+    for example in walk:
+        size = example_tokens(example)
+        if size > most:
+            longest, most = example, size
+        if size < least:
+            shortest, least = example, size
+    return longest, shortest
+
+
 class SharedTokens:
     """Per-token log-probs on packed rows, for a model that is checked when the first row is run.
 
@@ -75,13 +89,14 @@ class SharedTokens:
     """
 
     def __init__(
-        self, examples: Sequence[Example], max_tokens_per_row: int, *, lockstep: bool = False
+        self, examples: Iterable[Example], max_tokens_per_row: int, *, lockstep: bool = False
     ) -> None:
         self.lockstep = lockstep
         self.max_tokens_per_row = sys.maxsize if lockstep else max_tokens_per_row
         self.sharing: Sharing | None = None
-        extremes = (max(examples, key=example_tokens), min(examples, key=example_tokens))
-        self.trial: list[Pair] = [(e.prompt, answer) for e in extremes for answer in e.answers.values()]
+        self.trial: list[Pair] = [
+            (example.prompt, answer) for example in _extremes(examples) for answer in example.answers.values()
+        ]
 
     def __call__(
         self,

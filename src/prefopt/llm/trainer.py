@@ -18,6 +18,7 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class PreferenceTrainer(ShardedTrainer):
         )
         self.remove_callback(PrinterCallback)
         self._row_tokens = args.max_tokens_per_row or default_tokens_per_row(self.args.device)
-        rows = [*train_dataset, *(eval_dataset or [])]
+        rows = chain(train_dataset, eval_dataset or [])
         shared = (
             [SharedTokens(rows, self._row_tokens, lockstep=args.chosen_strategy in distributed.LOCKSTEP)]
             if args.shared_prefix
@@ -247,12 +248,12 @@ class PreferenceTrainer(ShardedTrainer):
         held_out = eval_dataset if eval_dataset is not None else self.eval_dataset
         if not held_out:
             raise PrefoptError("evaluation: no held-out row; set data.heldout above 0 or give eval_dataset")
-        examples = [held_out[k] for k in range(len(held_out))]
-        roles = [role for role in (*POLICY, "kl") if role in examples[0].answers]
+        roles = [role for role in (*POLICY, "kl") if role in held_out[0].answers]
         self.model_wrapped.eval()
         tables = []
-        for start in range(0, len(examples), self.args.pairs_per_step):
-            share = self._collator()(examples[start : start + self.args.pairs_per_step])
+        for start in range(0, len(held_out), self.args.pairs_per_step):
+            places = range(start, min(start + self.args.pairs_per_step, len(held_out)))
+            share = self._collator()([held_out[place] for place in places])
             with torch.no_grad():
                 table = self.runner.score(self.model_wrapped, share, roles)
                 tables.append(table | {"loss": self.runner.losses(table, self._progress())})
