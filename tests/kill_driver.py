@@ -1,6 +1,6 @@
 """Runs a recipe again and again in forked children, each killed (SIGKILL) a few writes or training steps further on.
 
-Usage: python kill_driver.py RECIPE OUTPUT. Prints how many children were killed, then exits with the last one's code.
+Usage: python kill_driver.py RECIPE OUTPUT [WRITES]. WRITES: files that a child writes at least (4). Prints how many children were killed, then exits with the last one's code.
 One process imports the libraries once; the children inherit them, so that many kills cost little more than the work.
 """
 
@@ -30,12 +30,12 @@ def _die_at(count: int, target: object, name: str, after: bool = False) -> None:
     setattr(target, name, patched)
 
 
-def _child(recipe: Path, output: Path, turn: int) -> None:
+def _child(recipe: Path, output: Path, turn: int, writes: int) -> None:
     import prefopt.llm.trainer as trainer
 
     torch.set_num_threads(1)
     # a short stage takes 4 writes: so each child dies within a stage or two of where it started, at changing places
-    _die_at(4 + turn % 5, os, "replace", after=turn % 3 == 0)
+    _die_at(writes + turn % 5, os, "replace", after=turn % 3 == 0)
     _die_at(5, trainer.PreferenceTrainer, "training_step")
     run(load_recipe(recipe), output)
 
@@ -43,10 +43,11 @@ def _child(recipe: Path, output: Path, turn: int) -> None:
 def main() -> None:
     """Kill and restart until a child ends by itself."""
     recipe, output = Path(sys.argv[1]), Path(sys.argv[2])
+    writes = int(sys.argv[3]) if len(sys.argv) > 3 else 4
     for turn in range(200):
         pid = os.fork()
         if pid == 0:
-            _child(recipe, output, turn)
+            _child(recipe, output, turn, writes)
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSIGNALED(status):

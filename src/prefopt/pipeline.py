@@ -4,13 +4,14 @@
 
 `run` walks the arms of a recipe through the stages. A stage is named by a key, the digest of its settings, seed, model
 and everything upstream: equal keys are the same work, so arms share the stages before their first difference and a
-finished stage is not run again. The main arm (the last) lives at `NN-name/`, others at `arms/NAME/NN-name/`.
+finished stage is not run again. The main arm (the last) lives at `NN-name/`, others at `arms/NAME/NN-name/`; earlier
+rounds of a recipe of several (`prefopt.rounds`) at `rounds/K/NN-name/`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from prefopt import __version__, data, evaluate, judge, rank, reference, sample,
 from prefopt.errors import PrefoptError
 from prefopt.recipe import BASE, Recipe, resolve_arms
 from prefopt.records import digest, file_digest, is_ours, read_table, require, rows_of, write_json
+from prefopt.rounds import Round, check_rounds, round_home, train_inputs
 from prefopt.stage import Context, Stage, StageFolder, StageOutput
 
 if TYPE_CHECKING:
@@ -84,26 +86,58 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False) -> dict[str, Any]
     arms = resolve_arms(recipe)
     state = Run(output, recipe, strict)
     source = _run_data(state)
-    check_losses(arms, (source.folder.manifest or {})["quality"]["kind"])
+    found = source.folder.manifest or {}
+    check_losses(arms, found["quality"]["kind"])
+    check_rounds(arms, found["quality"]["kind"], found["columns"])
     _prepare_model(state, source)
     main = list(arms)[-1]
-    chains: dict[str, dict[str, Done]] = {}
-    base = recipe if main == "main" else arms[main]
+    rounds: dict[str, list[dict[str, Done]]] = {}
     # the main arm goes first, so that shared stages lie at the top of the run folder
     for name in [main, *(arm for arm in arms if arm != main)]:
-        home = output if name == main else output / "arms" / name
-        chains[name] = _run_arm(state, arms[name], home, source)
-    base_done = _run_evaluate(state, base, output / "arms" / BASE, chains[main], None, None)
-    evaluated = {BASE: base_done} if base_done else {}
-    for name in arms:
-        home = output if name == main else output / "arms" / name
-        after = _run_evaluate(state, arms[name], home, chains[name], chains[name].get("train"), base_done)
-        if after:
-            evaluated[name] = after
+        rounds[name] = _run_rounds(state, arms[name], _home(output, name, main), source)
+    rounds = {name: rounds[name] for name in arms}
+    evaluated, by_round = _evaluate_all(state, arms, rounds)
     seconds = time.perf_counter() - start
-    summary = summarize(output, recipe, {name: chains[name] for name in arms}, evaluated, seconds)
+    chains = {name: chain[-1] for name, chain in rounds.items()}
+    summary = summarize(output, recipe, chains, evaluated, seconds, by_round)
     write_json(output / "summary.json", summary)
     return summary
+
+
+def _home(root: Path, arm: str, main: str) -> Path:
+    return root if arm == main else root / "arms" / arm
+
+
+def _evaluate_all(
+    state: Run, arms: Mapping[str, Recipe], rounds: Mapping[str, Sequence[Mapping[str, Done]]]
+) -> tuple[dict[str, Done], dict[str, list[tuple[Mapping[str, Done], Done | None]]]]:
+    """`base` and each arm -> finished 08, and, of arms of several rounds, every round with its 08.
+
+    With rounds, every model ranks the same held-out pairs, those of the main arm's last round: rows of one name hold
+    other answers in every round.
+    """
+    main = list(arms)[-1]
+    shared = rounds[main][-1]
+    several = any(len(chains) > 1 for chains in rounds.values())
+    base_recipe = state.recipe if main == "main" else arms[main]
+    base = _run_evaluate(state, base_recipe, state.root / "arms" / BASE, shared, None, None)
+    evaluated = {BASE: base} if base else {}
+    by_round: dict[str, list[tuple[Mapping[str, Done], Done | None]]] = {}
+    # as above, the main arm first
+    for name in [main, *(arm for arm in arms if arm != main)]:
+        home, chains = _home(state.root, name, main), rounds[name]
+        for number, chain in enumerate(chains, start=1):
+            pairs = shared if several else chain
+            place = round_home(home, number, len(chains))
+            after = _run_evaluate(state, arms[name], place, pairs, chain.get("train"), base)
+            if several:
+                by_round.setdefault(name, []).append((chain, after))
+        if after:
+            evaluated[name] = after
+    order = [name for name in (BASE, *arms) if name in evaluated]
+    return {name: evaluated[name] for name in order}, {
+        name: by_round[name] for name in arms if name in by_round
+    }
 
 
 def check_losses(arms: Mapping[str, Recipe], kind: str) -> None:
@@ -150,21 +184,35 @@ def _prepare_model(state: Run, source: Done) -> None:
     state.model_key = model_digest(state.model)
 
 
-def _run_arm(state: Run, recipe: Recipe, home: Path, source: Done) -> dict[str, Done]:
-    """Stages 01 to 07 of one arm; returns the finished ones by name."""
+def _run_rounds(state: Run, recipe: Recipe, home: Path, source: Done) -> list[dict[str, Done]]:
+    """Stages 01 to 07 of every round of one arm."""
+    at = Round(1, state.model, state.model_key)
+    chains = []
+    while True:
+        chains.append(_run_arm(state, recipe, round_home(home, at.number, recipe.rounds), source, at))
+        if at.number == recipe.rounds:
+            return chains
+        trained = chains[-1]["train"]
+        at = Round(at.number + 1, trained.folder.path / "model", trained.key)
+
+
+def _run_arm(state: Run, recipe: Recipe, home: Path, source: Done, at: Round) -> dict[str, Done]:
+    """Stages 01 to 07 of one round of an arm; returns the finished ones by name."""
     chain = {"data": source}
     last = source
-    kind = (source.folder.manifest or {})["quality"]["kind"]
+    kind = "prompts" if at.number > 1 else (source.folder.manifest or {})["quality"]["kind"]
     for stage in STAGES[1:-1]:
         config = getattr(recipe, stage.name)
         reason = _skip_reason(stage, config, kind)
         if reason:
             _write_skip(state, stage, home, reason)
             continue
-        inputs = _inputs(stage, chain)
-        seed = stage_seed(state.recipe.seed, stage.name)
-        context = Context(seed=seed, model=state.model, strict=state.strict, inputs=inputs)
-        last = execute(state, stage, config, home, last, context)
+        inputs = _inputs(stage, chain) | (train_inputs(recipe, at.number) if stage.name == "train" else {})
+        seed = stage_seed(state.recipe.seed, at.seed_name(stage.name))
+        is_first = stage.name == "reference" and recipe.reference_model == "fixed"
+        model, key = (state.model, state.model_key) if is_first else (at.model, at.model_key)
+        context = Context(seed=seed, model=model, strict=state.strict, inputs=inputs)
+        last = execute(state, stage, config, home, last, context, model_key=key)
         chain[stage.name] = last
     return chain
 
@@ -235,11 +283,15 @@ def execute(
     *,
     extra: list[str] | None = None,
     folder_name: str | None = None,
+    model_key: str | None = None,
 ) -> Done:
-    """Run one stage unless its key is known to be finished, here or in an arm that shares it."""
+    """Run one stage unless its key is known to be finished, here or in an arm that shares it.
+
+    model_key: of the model it runs with, where that is not the run's.
+    """
     settings = config.model_dump(mode="json")
-    model_key = state.model_key if stage.wants_model(config) else ""
-    parts = [stage.name, settings, context.seed, context.strict, upstream.key if upstream else "", model_key]
+    wanted = (state.model_key if model_key is None else model_key) if stage.wants_model(config) else ""
+    parts = [stage.name, settings, context.seed, context.strict, upstream.key if upstream else "", wanted]
     key = digest(*parts, extra or [], __version__)
     if key in state.done:
         return state.done[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,7 +20,10 @@ from prefopt.select import SelectConfig
 from prefopt.train import TrainConfig
 from prefopt.weight import WeightConfig
 
-ARM_KEYS = ("sample", "judge", "rank", "reference", "select", "weight", "train", "evaluate")
+ARM_KEYS = (
+    *("sample", "judge", "rank", "reference", "select", "weight", "train", "evaluate"),
+    *("rounds", "reference_model"),
+)
 BASE = "base"
 # setting of `reference` -> the input of a loss that wants it
 WANTED = {"prefix_logps": "ref_chosen_prefix", "mismatched": "kl"}
@@ -43,6 +46,17 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, description="seed of the whole run; every stage derives its own")
     model: str = Field("tiny", description="model directory, builtin:quickstart/base, tiny, or a hub name")
     tiny: TinyConfig = TinyConfig()
+    rounds: int = Field(
+        1, ge=1, le=100, description="times the run samples from its model, ranks and trains (docs/rounds.md)"
+    )
+    reference_model: Literal["last", "fixed"] = Field(
+        "last",
+        description="reference of a further round: last, the model it starts from; fixed, the recipe's",
+    )
+    resample: bool = Field(
+        False,
+        description="rounds on data that holds completions or pairs: sample its prompts from round 2 on",
+    )
     data: DataConfig = DataConfig()
     sample: SampleConfig | None = SampleConfig()
     judge: JudgeConfig | None = JudgeConfig()

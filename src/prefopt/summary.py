@@ -29,11 +29,12 @@ def summarize(
     chains: Mapping[str, Chain],
     evaluated: Mapping[str, Done],
     seconds: float,
+    rounds: Mapping[str, Sequence[tuple[Chain, Done | None]]] | None = None,
 ) -> Summary:
     """What `summary.json` holds; writes nothing.
 
     chains: arm -> stage -> finished stage, in the recipe's order, the last is the main arm. evaluated: `base` and arm ->
-    finished 08-evaluate. seconds: wall-clock of the whole run.
+    finished 08-evaluate. seconds: wall-clock of the whole run. rounds: arm -> its rounds in order, each with its 08.
     """
     main = list(chains)[-1]
     tables = {arm: _compared(done) for arm, done in evaluated.items()}
@@ -56,6 +57,7 @@ def summarize(
         "chosen_drift": _drift(figures, tables, "nats"),
         "chosen_drift_share": _drift(figures, tables, "share"),
         "paired": _paired(tables, main),
+        "rounds": _rounds(output, rounds or {}, tables.get(BASE, ())),
     }
     summary["headline"] = next(
         (name for name in ("accuracy", "greedy", "pair_accuracy") if summary[name]), None
@@ -65,9 +67,35 @@ def summarize(
     summary["flow"] = _flow(output, chains[main], evaluated.get(main))
     summary["folders"] = folders
     summary["seconds"] = round(seconds, 2)
-    summary["stage_seconds"] = _stage_seconds(output, folders)
+    earlier = {
+        f"{arm} {r['round']}": r["folders"] for arm, done in (summary["rounds"] or {}).items() for r in done
+    }
+    summary["stage_seconds"] = _stage_seconds(output, {**folders, **earlier})
     summary["settings"] = recipe.model_dump(mode="json", exclude_unset=True)
     return summary
+
+
+def _rounds(
+    output: Path, rounds: Mapping[str, Sequence[tuple[Chain, Done | None]]], base: Sequence[Row]
+) -> dict[str, Any] | None:
+    """arm -> what every round reached, on the same test prompts and held-out pairs; null for recipes of one round."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for arm, chains in rounds.items():
+        for number, (chain, evaluated) in enumerate(chains, start=1):
+            figures = _quality(evaluated) if evaluated else {}
+            tables = {BASE: base, arm: _compared(evaluated) if evaluated else []}
+            trained = _quality(chain["train"]) if "train" in chain else {}
+            both = {**chain, **({"evaluate": evaluated} if evaluated else {})}
+            found.setdefault(arm, []).append({
+                "round": number,
+                "accuracy": figures.get("accuracy"),
+                "greedy": figures.get("greedy"),
+                "pair_accuracy": (_pair_accuracy(tables) or {}).get(arm),
+                "pairs": trained.get("pairs"),
+                "steps": trained.get("steps"),
+                "folders": {name: _place(done, output) for name, done in both.items()},
+            })  # fmt: skip
+    return found or None
 
 
 def _quality(done: Done) -> dict[str, Any]:

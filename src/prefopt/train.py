@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefopt.errors import PrefoptError
 from prefopt.records import make_table, write_json
+from prefopt.rounds import FIXED
 from prefopt.stage import WORK, Context, Stage, StageFolder, StageOutput, is_first_process, progress, versions
 from prefopt.table_rows import TableRows
 from prefopt.train_settings import LoraSettings, TrainConfig, trainer_settings
@@ -84,6 +85,7 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
                 parts["eval"] or None,
                 [callback, *_trackers(config, folder)],
             )
+            trainer.starts_at_reference = not context.inputs.get(FIXED)
             trainer.train(resume_from_checkpoint=True)
         history = history_rows(trainer.state.log_history)
         quality = _quality(config, trainer, history) | {"truncated": parts["truncated"]}

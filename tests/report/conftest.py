@@ -13,6 +13,10 @@ fake_run = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fake_run)
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}\x00\x1b \u202e\u2028\ufffe \t  \n  end"
+JUDGE = {
+    "kind": "simulated",
+    "simulated": {"column": "score", "slope": 2.0, "first_bias": 1.0, "tie_rate": 0.05},
+}
 KINDS = {
     "full": {},
     "pairs": {"pairs_only": True, "arms": {}, "tiny": True, "weight": {"scheme": "uniform"}},
@@ -20,6 +24,8 @@ KINDS = {
     "bare": {"arms": {}, "pairs_only": True, "drop_stages": ("select", "weight", "evaluate")},
     "untrained": {"arms": {}, "drop_stages": ("select", "weight", "train", "evaluate")},
     "hostile": {"hostile": HOSTILE},
+    "judged": {"judge": JUDGE},
+    "judged hostile": {"judge": JUDGE, "hostile": HOSTILE, "arms": {}},
 }
 
 

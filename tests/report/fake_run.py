@@ -41,8 +41,12 @@ def make_run(
     drop_stages: tuple[str, ...] = (),
     hostile: str = "",
     weight: Mapping[str, Any] | None = None,
+    judge: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a finished run and return its folder. `hostile` is put into prompts, answers, ids and reasons."""
+    """Write a finished run and return its folder. `hostile` is put into prompts, answers, ids and reasons.
+
+    judge: the pairs come from comparisons by this judge.
+    """
     loss = [{"name": "dpo", "beta": 0.1}, {"name": "nll"}, {"name": "budget", "delta": 0.0, "scale": 0.2}]
     settings: dict[str, Any] = {
         "name": "quickstart",
@@ -57,7 +61,7 @@ def make_run(
     }
     settings |= dict.fromkeys(drop_stages)
     recipe = Recipe.model_validate(settings)
-    home = _Home(folder, random.Random(7), hostile)
+    home = _Home(folder, random.Random(7), hostile, judge)
     chains, evaluated = home.chains(recipe, samples, prompts, tests, pairs_only)
     summary = summarize(folder, recipe, chains, evaluated, 104.2)
     write_json(folder / "summary.json", summary)
@@ -65,8 +69,10 @@ def make_run(
 
 
 class _Home:
-    def __init__(self, folder: Path, rng: random.Random, hostile: str) -> None:
-        self.folder, self.rng, self.hostile = folder, rng, hostile
+    def __init__(
+        self, folder: Path, rng: random.Random, hostile: str, judge: Mapping[str, Any] | None
+    ) -> None:
+        self.folder, self.rng, self.hostile, self.judge = folder, rng, hostile, judge
 
     def finish(
         self, stage: Stage, output: StageOutput, home: str = "", rows_in: int | None = None, **config: Any
@@ -132,7 +138,10 @@ class _Home:
                 })  # fmt: skip
         table = make_table(rows)
         judged = JUDGE.run(table, JUDGE.config(), Context())
-        ranked = RANK.run(judged.table, RANK.config(), Context())
+        place = StageFolder(self.folder / RANK.folder_name)
+        place.begin("ranked")
+        config = RANK.config.model_validate({"judge": self.judge} if self.judge else {})
+        ranked = RANK.run(judged.table, config, Context(folder=place))
         from prefopt.records import rows_of
 
         pairs = rows_of(ranked.table)

@@ -51,7 +51,7 @@ def page_of(folder):
     return write_report(folder).read_text(encoding="utf-8")
 
 
-ALL = ["full", "pairs", "single", "bare", "untrained", "hostile"]
+ALL = ["full", "pairs", "single", "bare", "untrained", "hostile", "judged", "judged hostile"]
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -88,8 +88,9 @@ def test_same_folder_gives_same_bytes(run_of, tmp_path):
     assert write_report(copy).read_bytes() == first
 
 
-def test_hostile_text_stays_text(run_of):
-    html = page_of(run_of("hostile"))
+@pytest.mark.parametrize("kind", ["hostile", "judged hostile"])
+def test_hostile_text_stays_text(run_of, kind):
+    html = page_of(run_of(kind))
     page = Page(html)
     assert [tag for tag, _ in page.tags].count("script") == 1
     assert "<script>alert" not in html

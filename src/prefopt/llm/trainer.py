@@ -74,6 +74,7 @@ class PreferenceTrainer(ShardedTrainer):
     """
 
     control: TrainerControl
+    starts_at_reference = True  # False (a further round with a fixed reference): rewards do not begin at 0
 
     def __init__(
         self,
@@ -179,7 +180,7 @@ class PreferenceTrainer(ShardedTrainer):
             raise PrefoptError(
                 not_finite("the loss", self.state.global_step + 1, metrics.bad_rows(table, inputs.ids))
             )
-        if self.state.global_step == 0:
+        if self.state.global_step == 0 and self.starts_at_reference:
             self._check_step_zero(table)
         self._window.append(table)
         return torch.tensor(loss, device=self.args.device)

@@ -18,7 +18,9 @@ from prefopt.report import data_sections, sections, text
 from prefopt.report.curves import training
 from prefopt.report.load import RunData, load_run
 from prefopt.report.plots import Curve
+from prefopt.report.rounds import rounds
 from prefopt.report.samples import answers
+from prefopt.report.tournaments import LONGEST, comparisons
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -56,7 +58,10 @@ def render(run: RunData) -> str:
         first=sections.first_screen(run),
         accuracy=sections.accuracy(run),
         accuracy_about=_accuracy_about(run),
+        rounds=rounds(run),
         flow=data_sections.flow(run),
+        comparisons=comparisons(run),
+        longest_answer=LONGEST,
         difficulty=data_sections.difficulty(run),
         gap=data_sections.gap(run),
         training=training(run),
@@ -72,7 +77,7 @@ def render(run: RunData) -> str:
 def _environment() -> Any:
     from jinja2 import DictLoader, Environment, StrictUndefined
 
-    files = {name: _file(name) for name in ("page.html.j2", "figures.html.j2")}
+    files = {name: _file(name) for name in ("page.html.j2", "figures.html.j2", "comparisons.html.j2")}
     environment = Environment(
         loader=DictLoader(files),
         autoescape=True,
