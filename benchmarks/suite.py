@@ -1,6 +1,6 @@
 """Speed of the diagnostic suite: rollouts with a policy, populations against torch.func.vmap, evaluation, agents.
 
-    python benchmarks/suite.py --json benchmarks/results/suite.json            # under five minutes on two cores
+    python benchmarks/suite.py --json benchmarks/results/suite.json            # about five minutes on two cores, three of them agents
     python benchmarks/suite.py --only rollouts,population --tiny               # to see that it runs: no figures to keep
 
 rollouts    steps/s of many environments side by side, 2x64 policy in the loop, finished episodes started anew
@@ -13,6 +13,7 @@ agents      Hopper's reference and expert from nothing, as `prefopt suite agents
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 import time
@@ -40,7 +41,11 @@ TARGETS = {"hopper": 20_000, "ant": 8_000}
 def main() -> None:
     """Runs the tables asked for and prints them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--json", type=Path, help="file for the figures, written after each table")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="file for the figures, written after each table; tables that it has and that are not asked for stay",
+    )
     parser.add_argument("--only", default="rollouts,population,evaluation,agents", help="tables")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3)
@@ -49,7 +54,12 @@ def main() -> None:
     tables: dict[str, Callable[[argparse.Namespace], Any]] = {
         "rollouts": rollouts, "population": population, "evaluation": evaluation, "agents": agent_training,
     }  # fmt: skip
-    result: dict[str, Any] = {"threads": options.threads, "machine": machine(), "tables": {}}
+    known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    result: dict[str, Any] = {
+        "threads": options.threads,
+        "machine": machine(),
+        "tables": known.get("tables", {}),
+    }
     for name in options.only.split(","):
         result["tables"][name] = tables[name](options)
         print(name, result["tables"][name], flush=True)
@@ -73,7 +83,7 @@ def rollouts(options: argparse.Namespace) -> list[dict[str, Any]]:
     out = []
     for name, full in ROLLOUTS:
         count = 8 if options.tiny else full
-        steps = 10 if options.tiny else max(20, 40_000 // count)
+        steps = 10 if options.tiny else max(20, 30_000 // count)
         with Simulator(ENVIRONMENTS[name], threads=options.threads) as simulator:
             seconds = timed(partial(roll, simulator, count, steps), options.repeats)
         out.append({
