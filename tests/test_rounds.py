@@ -127,6 +127,16 @@ def test_killed_rounds_end_byte_for_byte_like_uninterrupted_ones(tmp_path):
     assert [name for name in expected if expected[name] != found[name]] == []
 
 
+@pytest.mark.slow
+def test_shipped_recipe_runs_at_reduced_size(tmp_path):
+    small = {"data": {"limit": 12, "heldout": 0.3}, "sample": {"n": 4}, "train": {"steps": 2, "pairs_per_step": 4},
+             "evaluate": {"data": {"limit": 6}, "batch_size": 8}}  # fmt: skip
+    recipe = Path(__file__).parent.parent / "recipes" / "rounds.yaml"
+    summary = run(load_recipe(recipe, small), tmp_path / "run")
+    assert {arm: len(entries) for arm, entries in summary["rounds"].items()} == {"fixed": 3, "last": 3}
+    assert all(entry["accuracy"]["n"] == 6 for entries in summary["rounds"].values() for entry in entries)
+
+
 # ---- refusals and small parts
 
 
