@@ -71,6 +71,7 @@ def jobs(folder: Path) -> dict[str, dict]:
         "fsdp2_from_one": job("fsdp2_from_one", SHARED, FSDP2, copy_of=str(folder / "one_cut")),
         "none": job("none", PADDED, strategy="none"),
         "unsharded": job("unsharded", PADDED, FSDP2, unsharded=True),
+        "router": job("router", FSDP2, router_loss=0.1),
     }
 
 
@@ -87,18 +88,20 @@ def runs(tmp_path_factory):
                 seen = worker.run_job(str(folder / f"one_{name}"), **settings)
                 assert seen["strategy"] == "none"
             worker.run_job(str(folder / "one_cut"), stop=CUT, **SHARED)
-            launch(folder)
+            launch(folder, jobs(folder))
             (folder / "done").touch()
     return folder
 
 
-def launch(folder: Path) -> None:
-    (folder / "jobs.json").write_text(json.dumps(jobs(folder)))
+def launch(folder: Path, runs: dict[str, dict], **variables: str) -> None:
+    """Make runs in two processes."""
+    (folder / "jobs.json").write_text(json.dumps(runs))
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONWARNINGS": "ignore",
+        **variables,
     }
     command = [
         sys.executable,
@@ -195,6 +198,7 @@ def test_fsdp2_resumes_a_run_of_one_process(runs):
 def test_a_strategy_that_was_not_applied_is_an_error(runs):
     assert "fsdp2 was asked for, but the model runs as ddp" in seen_in(runs, "unsharded")["error"]
     assert "none, but there are 2 processes" in seen_in(runs, "none")["error"]
+    assert "router_loss: not possible on a sharded model" in seen_in(runs, "router")["error"]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
@@ -234,6 +238,48 @@ def test_deepspeed_that_cannot_be_had_is_one_clear_line(tmp_path, monkeypatch):
         settings(tmp_path, strategy="ddp", deepspeed=file)
     with pytest.raises(PrefoptError, match="'zero'; it is none, ddp"):
         PreferenceConfig(output_dir=str(tmp_path), use_cpu=True, strategy="zero")
+
+
+@pytest.mark.slow
+def test_zero_trains_like_one_process_and_resumes_bitwise(tmp_path):
+    if importlib.util.find_spec("deepspeed") is None:
+        pytest.skip("DeepSpeed is not installed")
+    sizes = dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_clipping"), "auto")
+    zero = {"stage3_gather_16bit_weights_on_model_save": True, "stage3_param_persistence_threshold": 0}
+    runs = {}
+    for stage in (2, 3):
+        file = tmp_path / f"stage{stage}.json"
+        free = {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+        file.write_text(json.dumps({**sizes, **free, "zero_optimization": {"stage": stage, **zero}}))
+        runs[f"zero{stage}"] = {"deepspeed": str(file), **PADDED}
+    again = {"folder": str(tmp_path / "again"), **runs["zero2"]}
+    shared = {**runs["zero3"], **SHARED, "pairs_per_micro_batch": None}
+    runs = {name: {"folder": str(tmp_path / name), **run} for name, run in runs.items()}
+    runs |= {
+        "cut": {**again, "stop": CUT},
+        "again": again,
+        "shared": {"folder": str(tmp_path / "shared"), **shared},
+    }
+    launch(tmp_path, runs, DS_ACCELERATOR="cpu")
+    worker.run_job(str(tmp_path / "one"), **PADDED)
+    for name in ("zero2", "zero3"):
+        assert seen_in(tmp_path, name)["strategy"] == "deepspeed"
+        one, two = history_of(tmp_path, "one"), history_of(tmp_path, name)
+        for column in ("loss", "eval_loss", "grad_norm"):
+            assert curve(one, column) == pytest.approx(curve(two, column), rel=1e-5, abs=1e-5)
+        assert largest_difference(weights_of(tmp_path, "one"), weights_of(tmp_path, name)) < 1e-5
+    assert largest_difference(weights_of(tmp_path, "zero2"), weights_of(tmp_path, "again")) == 0.0
+    assert "not possible with DeepSpeed's ZeRO-3" in seen_in(tmp_path, "shared")["error"]
+
+
+def test_sharded_models_that_cannot_share_are_told_so(monkeypatch):
+    from prefopt.llm import rows
+    from prefopt.llm.shared import Sharing
+
+    monkeypatch.setattr(rows, "check_sharing", lambda model, trial: Sharing(None, "it is recurrent"))
+    tokens_of = rows.SharedTokens(make_examples(2), 40, lockstep=True)
+    with pytest.raises(PrefoptError, match="set shared_prefix to false"):
+        tokens_of(tiny_model(), [])
 
 
 # ---- optimizers

@@ -194,15 +194,18 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     A collective operation.
     """
     keep = dist.get_rank() == 0
-    names: dict[int, str] = {}
-    first = {
-        name: names.setdefault(id(w), name) for name, w in model.named_parameters(remove_duplicate=False)
-    }
+    first = tied_names(model)
     found: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         tied = first.get(name, name)
         found[name] = found[tied] if tied in found else whole(value, keep=keep)
     return found if keep else {}
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Each weight's name -> the first name of the same weight."""
+    names: dict[int, str] = {}
+    return {name: names.setdefault(id(w), name) for name, w in model.named_parameters(remove_duplicate=False)}
 
 
 def whole_state(state: Any, *, keep: bool) -> Any:

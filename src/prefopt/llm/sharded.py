@@ -26,7 +26,14 @@ class Applied(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Called by the Trainer when the model is wrapped."""
-        distributed.check_applied(args.chosen_strategy, self.trainer.model_wrapped)
+        model = self.trainer.model_wrapped
+        distributed.check_applied(args.chosen_strategy, model)
+        stage = model.zero_optimization_stage() if args.chosen_strategy == "deepspeed" else 0
+        if stage == 3 and getattr(args, "shared_prefix", False):
+            # it wants every forward pass alike, and the check of shared prefixes is not
+            raise PrefoptError(
+                "train.shared_prefix: not possible with DeepSpeed's ZeRO-3; take ZeRO-2, fsdp2 or shared_prefix: false"
+            )
 
 
 class ShardedTrainer(Trainer):
@@ -35,12 +42,8 @@ class ShardedTrainer(Trainer):
     def __init__(self, model: nn.Module, args: Any, **more: Any) -> None:
         self.is_sharded = args.chosen_strategy == "fsdp2"
         if self.is_sharded:
-            distributed.check_optimizer(args.optim.value)
+            _check_settings(args)
             distributed.shard(model, args.device, mixed=args.bf16)
-            if getattr(args, "router_loss", None) is not None:
-                raise PrefoptError(
-                    "train.router_loss: not possible on a sharded model (fsdp2); use ddp, or remove it"
-                )
         super().__init__(model=model, args=args, **more)
         self.add_callback(Applied(self))
 
@@ -113,4 +116,18 @@ class ShardedTrainer(Trainer):
         """
         if self.is_sharded:
             return distributed.whole_weights(self.model)
-        return self.accelerator.get_state_dict(self.model_wrapped) if self.is_deepspeed_enabled else None
+        if not self.is_deepspeed_enabled:
+            return None
+        weights = self.accelerator.get_state_dict(self.model_wrapped) or {}
+        first = distributed.tied_names(self.accelerator.unwrap_model(self.model_wrapped))
+        return {name: weights.get(first.get(name, name), value) for name, value in weights.items()}
+
+
+def _check_settings(args: Any) -> None:
+    """Refuse what sharded weights do not allow."""
+    distributed.check_optimizer(args.optim.value)
+    if getattr(args, "router_loss", None) is not None:
+        # gradients would reach a layer's router past the hook that gathers its weights
+        raise PrefoptError(
+            "train.router_loss: not possible on a sharded model (fsdp2); use ddp, or remove it"
+        )
