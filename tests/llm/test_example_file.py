@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,3 +64,21 @@ def test_none_is_empty():
     assert len(stored) == 0
     assert not stored
     assert list(stored) == []
+
+
+def test_python_holds_one_batch_whatever_the_number(monkeypatch):
+    monkeypatch.setattr(example_file, "BATCH_ROWS", 128)
+    ids = np.arange(50)
+
+    def peak(count):
+        tracemalloc.start()
+        try:
+            fresh = (Example(str(k), compact(ids), {"chosen": compact(ids)}, {}) for k in range(count))
+            assert len(ExampleFile(fresh)) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(256)
+    # an example takes over a thousand bytes, the views of a batch of 4096 two per example
+    assert (peak(3_200) - peak(640)) / 2_560 < 100

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from prefopt.errors import PrefoptError
@@ -141,3 +145,45 @@ def test_a_checkpoint_without_a_moved_reference_is_refused(tmp_path, rows):
 def test_bad_settings_are_errors(tmp_path, rows, sync, loss, message):
     with pytest.raises(PrefoptError, match=message):
         make_trainer(tmp_path, build_loss(loss), rows, sync_reference=sync)
+
+
+def run_worker(folder, *, processes=1, stop=0):
+    settings = {**PACKED, "sync_reference": {"alpha": 0.5, "every_steps": 2}}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
+        "TRAINING_WORKER_SETTINGS": json.dumps(settings),
+    }
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [
+        sys.executable,
+        *(launch if processes > 1 else []),
+        str(WORKER),
+        str(folder),
+        '"dpo"',
+        "19",
+        "8",
+    ]
+    command += [str(stop)] if stop else []
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def read_result(folder):
+    history = json.loads((folder / "history.json").read_text())
+    return load_file(folder / "model" / "model.safetensors"), history
+
+
+@pytest.mark.slow
+def test_two_processes_follow_like_one_and_resume_bitwise(tmp_path):
+    for name, processes, stop in (("one", 1, 0), ("two", 2, 0), ("cut", 2, 5), ("cut", 2, 0)):
+        done = run_worker(tmp_path / name, processes=processes, stop=stop)
+        assert (done.returncode != 0) == bool(stop), done.stderr[-3000:]
+    results = [read_result(tmp_path / name) for name in ("one", "two", "cut")]
+    (one, one_history), (two, two_history), (cut, cut_history) = results
+    assert largest_difference(one, two) < 1e-5
+    for first, second in zip(one_history, two_history, strict=True):
+        assert first == pytest.approx(second, abs=1e-3, rel=1e-3)
+    assert largest_difference(two, cut) == 0.0
+    assert two_history == cut_history
