@@ -129,7 +129,7 @@ def test_killed_rounds_end_byte_for_byte_like_uninterrupted_ones(tmp_path):
 
 @pytest.mark.slow
 def test_shipped_recipe_runs_at_reduced_size(tmp_path):
-    small = {"data": {"limit": 12, "heldout": 0.3}, "sample": {"n": 4}, "train": {"steps": 2, "pairs_per_step": 4},
+    small = {"data": {"limit": 12, "heldout": 0.3}, "sample": {"n": 4}, "train": {"steps": 2, "pairs_per_step": 4, "pairs_per_micro_batch": 4},
              "evaluate": {"data": {"limit": 6}, "batch_size": 8}}  # fmt: skip
     recipe = Path(__file__).parent.parent / "recipes" / "rounds.yaml"
     summary = run(load_recipe(recipe, small), tmp_path / "run")

@@ -46,7 +46,7 @@ def comparisons(run: RunData) -> dict[str, Any] | None:
 
 def _about(quality: Mapping[str, Any]) -> str:
     judge = quality.get("judge") or {}
-    words = [str(judge[name]) for name in ("kind", "name", "model") if judge.get(name)]
+    words = [str(judge[name]) for name in ("kind", "name", "source", "model") if judge.get(name)]
     return (
         f"Strategy {quality.get('strategy', '')}, judge {', '.join(dict.fromkeys(words)) or 'unknown'}: "
         f"{number(quality.get('comparisons'))} comparisons of two answers in {number(quality.get('calls'))} calls"
