@@ -245,3 +245,10 @@ def test_command_line_prints_writes_and_refuses(tmp_path):
 def test_real_files(shared_data, name, found):
     report = check(str(shared_data / name)).report
     assert found.items() <= _found(report).items()
+
+
+@pytest.mark.parametrize(("verb", "part"), [("check", "--threshold"), ("judge-check", "--judge.tie_band")])
+def test_help_lists_the_settings(verb, part):
+    done = subprocess.run([sys.executable, "-m", "prefopt", "help", verb], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert part in done.stdout

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +32,11 @@ VERBS = {
     "evaluate": "accuracy and held-out pair accuracy of a model",
 }
 STAGE_OF = {"weigh": "weight"}
+# verbs that are no stage: module and class of their settings, usage
+CHECKS = {
+    "check": ("prefopt.check", "CheckConfig", "FILE [--test FILE] [--output DIR]"),
+    "judge-check": ("prefopt.judge_check", "JudgeCheckConfig", "--input LABELLED [--output DIR]"),
+}
 # every word that is no option of the verb itself is an override '--key value'
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -352,19 +359,34 @@ def _shown(value: Any) -> str:
 
 
 @app.command("help")
-def help_command(verb: Annotated[str, typer.Argument(help="a stage's verb, e.g. select")]) -> None:
-    """List the settings of a stage with type, default and meaning."""
+def help_command(verb: Annotated[str, typer.Argument(help="a verb, e.g. select or check")]) -> None:
+    """List the settings of a verb with default and meaning."""
     from prefopt.errors import nearest
 
-    if verb not in VERBS:
-        raise PrefoptError(f"prefopt help: no verb {verb!r}, {nearest(verb, VERBS)}")
-    stage = _stage_of(verb)
-    typer.echo(f"prefopt {verb} --input X --output DIR [--key value ...]\n{stage.about}\n")
-    for name, info in stage.config.model_fields.items():
+    if verb not in VERBS and verb not in CHECKS:
+        raise PrefoptError(f"prefopt help: no verb {verb!r}, {nearest(verb, (*VERBS, *CHECKS))}")
+    if verb in CHECKS:
+        module, name, usage = CHECKS[verb]
+        kind, about = getattr(importlib.import_module(module), name), ""
+    else:
+        stage = _stage_of(verb)
+        kind, about, usage = stage.config, f"{stage.about}\n", "--input X --output DIR"
+    typer.echo(f"prefopt {verb} {usage} [--key value ...]\n{about}")
+    for line in _settings_lines(kind):
+        typer.echo(line)
+
+
+def _settings_lines(kind: type[Config], prefix: str = "") -> Iterator[str]:
+    """One line per setting; those of the pairwise judge follow its own."""
+    for name, info in kind.model_fields.items():
         default = (
             "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)!r}"
         )
-        typer.echo(f"  --{name:<24} {info.description or ''} ({default})")
+        yield f"  --{prefix + name:<24} {info.description or ''} ({default})"
+        if name == "judge":
+            from prefopt.judges import PairwiseJudgeConfig
+
+            yield from _settings_lines(PairwiseJudgeConfig, "judge.")
 
 
 app.add_typer(suite_app, name="suite")
