@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefopt import records
+from prefopt import records, table_rows
 from prefopt.records import make_table, read_table, rows_of, write_table
 from prefopt.table_rows import TableRows, has_stored_types, joined_tables, part_table, with_columns
 
@@ -44,7 +44,7 @@ def test_a_table_read_by_mapping_is_the_table(table, tmp_path, monkeypatch, file
         write_table(table, path)
     read = read_table(paths)
     monkeypatch.setattr(records, "MAPPED_ROWS", 1)
-    monkeypatch.setattr(records, "BATCH_ROWS", 64)
+    monkeypatch.setattr(table_rows, "BATCH_ROWS", 64)
     mapped = read_table(paths)
     assert mapped.data.table.schema == read.data.table.schema
     assert rows_of(mapped) == rows_of(read)

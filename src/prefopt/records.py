@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,6 @@ Row = dict[str, Any]
 MARK = {b"prefopt": b"table 1"}
 GROUP_ROWS = 2**13  # rows of a group of a Parquet file
 MAPPED_ROWS = 2**13  # from here on a table that is read lies on a mapped file
-BATCH_ROWS = 2**11  # rows decoded at a time on the way there
 
 
 @dataclass(frozen=True)
@@ -291,33 +290,15 @@ def read_table(paths: Path | Sequence[Path]) -> Dataset:
     files = [paths] if isinstance(paths, Path) else list(paths)
     try:
         if sum(pq.read_metadata(path).num_rows for path in files) >= MAPPED_ROWS:
-            return Dataset(InMemoryTable(_mapped(files)))
+            from prefopt.table_rows import mapped_files
+
+            return Dataset(InMemoryTable(mapped_files(files)))
         tables = [pq.read_table(path) for path in files]
     except (pa.ArrowInvalid, OSError) as error:
         raise PrefoptError(
             f"{files[0]}: not a readable Parquet file ({str(error).splitlines()[0]})"
         ) from None
     return Dataset(InMemoryTable(pa.concat_tables(tables, promote_options="permissive").combine_chunks()))
-
-
-def _mapped(files: Sequence[Path]) -> pa.Table:
-    """The rows of Parquet files on a mapped Arrow file (several files, if their columns agree)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from prefopt.table_rows import mapped
-
-    schemas = [pq.read_schema(path) for path in files]
-    if any(schema != schemas[0] for schema in schemas):
-        return pa.concat_tables([pq.read_table(path) for path in files], promote_options="permissive")
-
-    def write(add: Callable[[pa.RecordBatch], None]) -> None:
-        for path in files:
-            with pq.ParquetFile(path) as source:
-                for batch in source.iter_batches(batch_size=BATCH_ROWS):
-                    add(batch)
-
-    return mapped(schemas[0], write)
 
 
 class atomic_file:

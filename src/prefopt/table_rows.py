@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # rows that are decoded at a time when all are walked through
 CHUNK_ROWS = 256
+# rows of a Parquet file that are decoded at a time on the way to a mapped one
+BATCH_ROWS = 2**11
 
 
 class TableRows(Sequence[Row]):
@@ -78,6 +80,24 @@ def mapped(schema: pa.Schema, write: Callable[[Callable[[pa.RecordBatch], None]]
         with pa.OSFile(file.name, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
             write(stream.write_batch)
         return pa.ipc.open_stream(pa.memory_map(file.name)).read_all()
+
+
+def mapped_files(files: Sequence[Path]) -> pa.Table:
+    """The rows of Parquet files on a mapped Arrow file (several files, if their columns agree)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schemas = [pq.read_schema(path) for path in files]
+    if any(schema != schemas[0] for schema in schemas):
+        return pa.concat_tables([pq.read_table(path) for path in files], promote_options="permissive")
+
+    def write(add: Callable[[pa.RecordBatch], None]) -> None:
+        for path in files:
+            with pq.ParquetFile(path) as source:
+                for batch in source.iter_batches(batch_size=BATCH_ROWS):
+                    add(batch)
+
+    return mapped(schemas[0], write)
 
 
 def with_columns(table: Dataset, added: Dataset, kept: Sequence[bool] | None = None) -> Dataset:
