@@ -227,7 +227,7 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
 
     Raises:
         PrefoptError: an unknown optimizer, a tracker or package that is not installed, a strategy that cannot be
-            had, a batch that does not divide, no held-out pair where one is needed.
+            had or that cannot merge an adapter, a batch that does not divide, no held-out pair where one is needed.
     """
     from dataclasses import fields
     from importlib.util import find_spec
@@ -235,7 +235,7 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
     import torch
     from transformers.training_args import OptimizerNames
 
-    from prefopt.llm.distributed import is_bitsandbytes
+    from prefopt.llm.distributed import LOCKSTEP, is_bitsandbytes
     from prefopt.llm.settings import PreferenceConfig
 
     names = [str(name.value) for name in OptimizerNames]
@@ -258,7 +258,7 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
     )
     optional = {recompute: True} if config.gradient_checkpointing else {}
-    return PreferenceConfig(
+    settings = PreferenceConfig(
         output_dir=str(folder),
         seed=seed,
         learning_rate=config.peak_rate,
@@ -296,3 +296,9 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         report_to=[name for name in config.trackers if name != "tensorboard"],
         **optional,
     )
+    if config.lora is not None and config.lora.merge and settings.chosen_strategy in LOCKSTEP:
+        raise PrefoptError(
+            f"train.lora.merge: not possible with {settings.chosen_strategy}, which shards the weights; set it to false, "
+            "and merge with `prefopt merge-adapter`"
+        )
+    return settings

@@ -192,6 +192,13 @@ def test_fsdp2_resumes_a_run_of_one_process(runs):
     assert curve(one) == pytest.approx(curve(two), rel=1e-5)
 
 
+def test_one_process_resumes_a_run_of_fsdp2(runs, tmp_path):
+    source = runs / "fsdp2_shared"
+    assert (source / "checkpoint-4" / "COMPLETE").exists()
+    assert worker.run_job(str(tmp_path / "one"), copy_of=str(source), **SHARED)["strategy"] == "none"
+    assert largest_difference(weights_of(runs, "one_shared"), weights_of(tmp_path, "one")) < 1e-5
+
+
 # ---- requested, but not applied
 
 
@@ -280,6 +287,15 @@ def test_sharded_models_that_cannot_share_are_told_so(monkeypatch):
     tokens_of = rows.SharedTokens(make_examples(2), 40, lockstep=True)
     with pytest.raises(PrefoptError, match="set shared_prefix to false"):
         tokens_of(tiny_model(), [])
+
+
+def test_an_adapter_that_cannot_be_merged_is_told_before_training(tmp_path, monkeypatch):
+    from prefopt.llm import settings as module
+
+    monkeypatch.setattr(module, "choose_strategy", lambda *args: "fsdp2")
+    with pytest.raises(PrefoptError, match=r"lora.merge: not possible with fsdp2"):
+        settings(tmp_path, lora={})
+    assert settings(tmp_path, lora={"merge": False}).chosen_strategy == "fsdp2"
 
 
 # ---- optimizers
