@@ -87,7 +87,6 @@ def _trainer_settings(task: dict[str, Any], pairs: list[common.Pair]) -> dict[st
         "warmup_steps": 0,
         "max_grad_norm": 1.0,
         "optim": task["optimizer"],
-        "gradient_checkpointing": False,
         "use_cpu": task["use_cpu"],
         "bf16": False,  # no autocast: the model's own dtype
         "logging_steps": 1000,
@@ -173,6 +172,7 @@ def _trl(
     settings = config(
         **_trainer_settings(task, pairs),
         **LOSSES[task["loss"]][1],
+        gradient_checkpointing=False,  # on by default in TRL alone
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=size,
         train_sampling_strategy="group_by_length" if task.get("own_order") else "sequential",
