@@ -132,6 +132,24 @@ def test_dry_run_calls_no_judge(file, monkeypatch, tmp_path):
     )  # fmt: skip
 
 
+def test_strategies_on_one_folder_share_verdicts_and_leave_no_stale_tables(tmp_path):
+    path, out = tmp_path / "answers.jsonl", tmp_path / "out"
+    line = {"prompt": "2+2?", "answer": "4", "completions": [{"text": f"The answer is {k}.", "is_correct": k == 4} for k in range(5)]}  # fmt: skip
+    path.write_text(json.dumps(line) + "\n")
+    command("--input", path, "--judge", "verifier", "--output", out)
+    first = load(out)
+    assert first[0][0]["chosen"] == "The answer is 4."
+    command("--input", path, "--judge", "verifier", "--strategy", "round_robin", "--output", out)
+    quality = load(out)[-1]
+    assert quality["calls"] + quality["calls_reused"] == 10
+    assert quality["calls_reused"] == first[-1]["calls"] + first[-1]["cycle_calls"] == 10
+    assert first[-1]["calls"] <= 7
+    assert quality["agreement_with"] == "is_correct"
+    command("--input", path, "--strategy", "verify", "--output", out)
+    assert not (out / "ranked.parquet").exists()
+    assert (out / "verdicts.jsonl").exists()
+
+
 def rows(prompts=6, answers=5):
     return [
         {

@@ -13,7 +13,7 @@ from typing import Any
 from prefopt.comparing_journal import Journal
 from prefopt.judges import TIE_BAND, Comparison, PairwiseJudge, Verdict, winner_of
 from prefopt.records import Row, digest
-from prefopt.rules.tournament import Final, Moves, Outcome, Pair
+from prefopt.rules.tournament import FLIPPED, Final, Moves, Outcome, Pair
 from prefopt.stage import progress
 
 CHUNK = 256  # calls between two writes of the journal, for judges that keep no journal of their own
@@ -87,6 +87,14 @@ class Comparer:
         self._ceiling = 0  # calls that may be needed for all that has been let in
         # a judge that keeps answers as they arrive and asks again by itself gets whole rounds
         self._whole = bool(getattr(judge, "keeps_answers", False))
+
+    def sibling(self, budget: int | None) -> Comparer:
+        """A comparer with tables and counts of its own that pays only for what this one has not paid for."""
+        made = Comparer(
+            self.judge, seed=self.seed, tie_band=self.tie_band, journal=self.journal, budget=budget
+        )
+        made._counted = self._counted
+        return made
 
     @property
     def orders(self) -> int:
@@ -167,8 +175,10 @@ class Comparer:
     def _compare(self, pairs: Sequence[tuple[Contest, Pair]]) -> list[Outcome]:
         """Outcomes of one round's comparisons."""
         calls = []
-        for contest, (a, b) in pairs:
-            for first, second in [(a, b), (b, a)][: self.orders]:
+        turned = [self.orders == 1 and c.rows[a]["id"] > c.rows[b]["id"] for c, (a, b) in pairs]
+        for (contest, (a, b)), turn in zip(pairs, turned, strict=True):
+            # where order means nothing a pair is asked in one order, whoever asks
+            for first, second in [(b, a)] if turn else [(a, b), (b, a)][: self.orders]:
                 calls.append(
                     Comparison(
                         contest.prompt_id,
@@ -190,13 +200,13 @@ class Comparer:
                 attempts[i].append(verdict)
         self.counts.comparisons += len(pairs)
         outcomes = []
-        for number in range(len(pairs)):
+        for number, turn in enumerate(turned):
             span = slice(number * self.orders, (number + 1) * self.orders)
             outcome = outcome_of(
                 [tried[-1] for tried in attempts[span]], averages=self.judge.averages, tie_band=self.tie_band
             )
             self._note(calls[span], attempts[span], outcome)
-            outcomes.append(outcome)
+            outcomes.append(FLIPPED[outcome] if turn else outcome)
         return outcomes
 
     def _ask(self, calls: Sequence[Comparison], attempt: int) -> list[Verdict]:

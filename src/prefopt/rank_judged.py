@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefopt.comparing import Comparer, Contest, Played
 from prefopt.comparing_journal import Journal
 from prefopt.comparing_quality import cycle_figures, quality_of
-from prefopt.judges import PairwiseJudge, open_judge
+from prefopt.judges import open_judge
 from prefopt.rank_pairs import Group, Outcome
 from prefopt.records import Row, make_table, write_table
 from prefopt.rules.order import hash_order
@@ -95,7 +95,7 @@ def rank_by_judge(groups: Sequence[Group], config: RankConfig, context: Context)
         for row in _ranked(contest, game, places)
     ]
     quality = quality_of(comparer, contests, played)
-    quality |= _cycles(judge, config, context, (contests, played), comparer.counts.calls)
+    quality |= _cycles(comparer, config, context.seed, contests, played)
     outcomes = [ends.get(group.prompt_id, Outcome(reason="fewer than two answers")) for group in groups]
     return Judged(outcomes, ranked, comparer.verdicts, comparer.timings, quality)
 
@@ -178,14 +178,13 @@ def _records(answers: int, game: Played) -> list[dict[str, int]]:
 
 
 def _cycles(
-    judge: PairwiseJudge,
+    main: Comparer,
     config: RankConfig,
-    context: Context,
-    made: tuple[Sequence[Contest], Sequence[Played]],
-    spent: int,
+    seed: int,
+    contests: Sequence[Contest],
+    played: Sequence[Played],
 ) -> dict[str, Any]:
     """Cycle figures: of a round robin itself, of a round-robin sample, or of the triples that happen to be complete."""
-    contests, played = made
     free = config.judge is not None and config.judge.kind in FREE
     wanted = config.cycle_prompts if config.cycle_prompts is not None else CYCLE_PROMPTS * free
     if config.chosen_strategy == "round_robin" or not wanted:
@@ -194,16 +193,10 @@ def _cycles(
             **cycle_figures(contests, played),
             "cycles_from": "all comparisons" if whole else "complete triples",
         }
-    order = hash_order([contest.prompt_id for contest in contests], context.seed, "cycles")
+    order = hash_order([contest.prompt_id for contest in contests], seed, "cycles")
     sample = [contests[k] for k in order[:wanted].tolist() if len(contests[k].rows) > 2]
-    budget = None if config.judge_calls is None else max(0, config.judge_calls - spent)
-    comparer = Comparer(
-        judge,
-        seed=context.seed,
-        tie_band=config.judge.tie_band if config.judge else 0.0,
-        journal=_journal(config, context),
-        budget=budget,
-    )
+    budget = None if config.judge_calls is None else max(0, config.judge_calls - main.counts.calls)
+    comparer = main.sibling(budget)
     rounds = comparer.run(
         sample, lambda k: round_robin(list(range(len(sample[k].rows)))), _most("round_robin")
     )
