@@ -9,7 +9,7 @@ from transformers import GraniteConfig, LlamaConfig, LlamaForCausalLM
 
 from prefopt.llm import head
 from prefopt.llm.head import FusedHead, fused_head_logps, is_plain
-from prefopt.llm.logprobs import head_logps
+from prefopt.llm.logprobs import default_chunk_tokens, head_logps
 
 N, H, V = 23, 16, 50
 
@@ -60,11 +60,20 @@ def test_bf16_gives_fp32_log_probs_and_bf16_gradients():
     hidden, weight, targets, slopes = inputs(torch.bfloat16)
     logps = FusedHead.apply(hidden, weight, targets, 8, True)
     assert logps.dtype == torch.float32
+    torch.testing.assert_close(logps, plain(hidden, weight, targets))  # of the same logits in fp32
     (logps * slopes).sum().backward()
     expected = torch.autograd.grad((plain(hidden, weight, targets) * slopes).sum(), [hidden, weight])
     for ours, theirs in zip((hidden.grad, weight.grad), expected, strict=True):
         assert ours.dtype == torch.bfloat16
         assert (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+def test_chunks_are_larger_on_cuda():
+    """150k tokens of vocabulary: enough rows for a matrix product that is not bound by reading the weight."""
+    cpu, cuda = (default_chunk_tokens(150_000, torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert cpu == 111
+    assert cuda == 894
+    assert default_chunk_tokens(10**9, torch.device("cuda")) == 64
 
 
 def test_frozen_sides_get_no_gradient():

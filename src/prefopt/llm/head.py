@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefopt.llm.logprobs import CHUNK_ELEMENTS, MIN_CHUNK_TOKENS, head_logps, head_scale, unwrap
+from prefopt.llm.logprobs import default_chunk_tokens, head_logps, head_scale, unwrap
 
 # 128 MiB of fp32 probabilities between forward and backward
 KEPT_ELEMENTS = 2**25
@@ -37,7 +37,7 @@ def fused_head_logps(
     head = causal.get_output_embeddings()
     if squares or not is_plain(head, causal.config, hidden_NH):
         return head_logps(model, hidden_NH, targets_N, chunk_tokens=chunk_tokens, squares=squares)
-    size = chunk_tokens or max(MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // head.weight.shape[0])
+    size = chunk_tokens or default_chunk_tokens(head.weight.shape[0], hidden_NH.device)
     return FusedHead.apply(hidden_NH, head.weight, targets_N, size, chunk_tokens is None)
 
 
@@ -82,7 +82,7 @@ class FusedHead(torch.autograd.Function):
             raise RuntimeError("the fused head's gradient can be taken once; run the forward pass again")
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         hidden_grads = []
-        weight_grad = torch.zeros_like(weight) if wants_weight else None
+        weight_grad: Tensor | None = None
         parts = [part.split(ctx.chunk_tokens) for part in (hidden, targets, grad)]
         for index, (rows, wanted, slope) in enumerate(zip(*parts, strict=True)):
             exps, sums = ctx.kept[index] if ctx.keeps else _chunk(rows, weight, wanted)[1:]
@@ -92,15 +92,23 @@ class FusedHead(torch.autograd.Function):
             logits_grad = logits_grad.to(weight.dtype)
             if wants_hidden:
                 hidden_grads.append(logits_grad @ weight)
-            if weight_grad is not None:
-                weight_grad.addmm_(logits_grad.T, rows)
+            if wants_weight:  # the first chunk's product is the sum's start: no pass over zeros
+                weight_grad = (
+                    logits_grad.T @ rows if weight_grad is None else weight_grad.addmm_(logits_grad.T, rows)
+                )
         ctx.kept = []
         return torch.cat(hidden_grads) if wants_hidden else None, weight_grad, None, None, None
 
 
 def _chunk(rows_CH: Tensor, weight_VH: Tensor, targets_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs [C], exp(logits - max) [C, V] and its sums [C], fp32."""
-    logits_CV = (rows_CH @ weight_VH.T).float()
+    """Log-probs [C], exp(logits - max) [C, V] (up to a factor per row) and its sums [C], fp32."""
+    logits_CV = rows_CH @ weight_VH.T
+    if logits_CV.dtype in (torch.bfloat16, torch.float16):
+        # one pass from half precision to fp32 log-probs, where the steps below would make five
+        logps_CV = logits_CV.log_softmax(1, dtype=torch.float32)
+        found = logps_CV.gather(1, targets_C[:, None])[:, 0]
+        return found, logps_CV.exp_(), torch.ones_like(found)
+    logits_CV = logits_CV.float()
     chosen = logits_CV.gather(1, targets_C[:, None])[:, 0]
     top = logits_CV.amax(1)
     exps = logits_CV.sub_(top[:, None]).exp_()

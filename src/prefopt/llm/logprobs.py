@@ -28,8 +28,9 @@ Ids = Sequence[int] | np.ndarray
 # prompt ids and answer ids; both hold at least one token
 Pair = tuple[Ids, Ids]
 
-# [chunk_tokens, V] logits in fp32 take 64 MiB at this size (a few times that while the gradient is formed)
-CHUNK_ELEMENTS = 2**24
+# [chunk_tokens, V] logits in fp32 take 64 MiB at this size (a few times that while the gradient is formed), and 512 MiB on
+# CUDA: with 150k tokens of vocabulary 110 rows at a time would be bound by reading the weight, 880 are not
+CHUNK_ELEMENTS, CUDA_CHUNK_ELEMENTS = 2**24, 2**27
 MIN_CHUNK_TOKENS = 64
 # mean |difference| per token, nats, between the chunked head and the model's own logits
 TOLERANCE_NATS = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -153,9 +154,8 @@ def head_logps(
     causal = unwrap(model)
     head, scale = causal.get_output_embeddings(), head_scale(causal.config)
     if chunk_tokens is None:
-        chunk_tokens = max(
-            MIN_CHUNK_TOKENS, CHUNK_ELEMENTS // int(causal.config.get_text_config().vocab_size)
-        )
+        vocabulary = int(causal.config.get_text_config().vocab_size)
+        chunk_tokens = default_chunk_tokens(vocabulary, hidden_NH.device)
     chunks = list(zip(hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True))
     # One chunk's logits fit into the budget anyway: no need to compute them twice.
     if len(chunks) == 1 or not torch.is_grad_enabled():
@@ -165,6 +165,12 @@ def head_logps(
         for h, t in chunks
     ]
     return torch.cat(parts)
+
+
+def default_chunk_tokens(vocabulary: int, device: torch.device) -> int:
+    """Answer positions whose logits exist at a time, where nothing else is asked for."""
+    elements = CUDA_CHUNK_ELEMENTS if device.type == "cuda" else CHUNK_ELEMENTS
+    return max(MIN_CHUNK_TOKENS, elements // vocabulary)
 
 
 @torch.no_grad()
