@@ -256,12 +256,15 @@ def write_table(table: Dataset, path: Path) -> None:
 
 def write_groups(groups: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
     """`write_table` for rows that come in groups, one in memory at a time."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     marked = schema.with_metadata(MARK)
     with atomic_file(path) as temporary, pq.ParquetWriter(temporary, marked, compression="zstd") as writer:
         for group in groups:
             writer.write_table(group.combine_chunks().replace_schema_metadata(MARK))
+            if group.num_rows >= GROUP_ROWS:  # of a large table
+                pa.default_memory_pool().release_unused()
 
 
 def is_ours(path: Path) -> bool:

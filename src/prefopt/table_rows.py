@@ -7,7 +7,7 @@ keep or to drop.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -94,10 +94,13 @@ def mapped_files(files: Sequence[Path]) -> pa.Table:
     def write(add: Callable[[pa.RecordBatch], None]) -> None:
         for path in files:
             with pq.ParquetFile(path) as source:
-                for batch in source.iter_batches(batch_size=BATCH_ROWS):
-                    add(batch)
+                for group in range(source.num_row_groups):  # all at once would be read ahead, by threads
+                    for batch in source.iter_batches(BATCH_ROWS, row_groups=[group], use_threads=False):
+                        add(batch)
 
-    return mapped(schemas[0], write)
+    table = mapped(schemas[0], write)
+    pa.default_memory_pool().release_unused()
+    return table
 
 
 def with_columns(table: Dataset, added: Dataset, kept: Sequence[bool] | None = None) -> Dataset:
@@ -118,15 +121,15 @@ def with_columns(table: Dataset, added: Dataset, kept: Sequence[bool] | None = N
     return Dataset(InMemoryTable(pa.table({name: columns[name] for name in order})))
 
 
-def joined_tables(parts: Sequence[Dataset]) -> Dataset:
+def joined_tables(parts: Iterable[pa.Table]) -> Dataset:
     """One table of several with the same columns."""
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    return Dataset(InMemoryTable(pa.concat_tables([part.data.table for part in parts])))
+    return Dataset(InMemoryTable(pa.concat_tables(parts).combine_chunks()))
 
 
-def part_table(rows: Sequence[Row], names: Sequence[str]) -> Dataset:
+def part_table(rows: Sequence[Row], names: Sequence[str]) -> pa.Table:
     """A table of `names` alone; where a row lacks one, it is null."""
-    return make_table([{name: row.get(name) for name in names} for row in rows], names)
+    return make_table([{name: row.get(name) for name in names} for row in rows], names).data.table
