@@ -143,7 +143,7 @@ def picks(
     single = scores
     for number, scorer in enumerate(scorers):
         flat = iter(scorer.scores([row for contest in contests for row in contest.rows]))
-        scores = [s + np.array([float(next(flat) or 0.0) for _ in s]) for s in scores]
+        scores = [s + np.array([float(next(flat)) for _ in s]) for s in scores]
         single = scores if number == 0 else single
     lengths = [np.array([len(row["completion"]) for row in contest.rows]) for contest in contests]
     found = {
