@@ -88,7 +88,9 @@ def test_no_pair_is_asked_twice_in_any_order(order, number):
 def test_ties_and_missing_verdicts_keep_the_incumbent_and_make_no_pair():
     for start in (ipr, knockout):
         final, _ = play(start([2, 0, 1]), lambda a, b: "tie")
-        assert (final.best, final.worst, final.reason) == (2, 0, "best and worst tie")
+        # in a knockout the third one passes free and then stands first
+        assert (final.best, final.worst) == ((2, 0) if start is ipr else (1, 2))
+        assert final.reason == "best and worst tie"
         final, _ = play(start([2, 0, 1]), lambda a, b: "missing")
         assert final.reason == "no verdict on best against worst"
     final, count = play(round_robin([2, 0, 1]), lambda a, b: "tie")

@@ -155,7 +155,11 @@ def judges_in(entry: Mapping[str, Any]) -> list[str]:
     """Names of the judges that one entry has verdicts by."""
     if entry.get("judge") is not None:
         return [str(entry["judge"])]
-    return [name for name, value in entry.items() if name not in _PLACES and isinstance(value, str) and value in SHARES]
+    return [
+        name
+        for name, value in entry.items()
+        if name not in _PLACES and isinstance(value, str) and value in SHARES
+    ]
 
 
 def votes_of(entries: Iterable[Mapping[str, Any]], source: str = MAJORITY) -> Table:
@@ -179,7 +183,9 @@ def votes_of(entries: Iterable[Mapping[str, Any]], source: str = MAJORITY) -> Ta
                 continue
             preference = None if preference_b is None else 1.0 - float(preference_b)
             table.setdefault(pair, Votes()).add(share, preference)
-            table.setdefault(pair[::-1], Votes()).add(1.0 - share, None if preference is None else 1 - preference)
+            table.setdefault(pair[::-1], Votes()).add(
+                1.0 - share, None if preference is None else 1 - preference
+            )
     return table
 
 

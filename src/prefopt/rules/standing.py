@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Aggregate = Literal["copeland", "bradley_terry"]
-PRIOR = 0.25  # precision of the normal prior on a strength (sd 2 logits): finite strengths for unbeaten answers
+PRIOR = (
+    0.25  # precision of the normal prior on a strength (sd 2 logits): finite strengths for unbeaten answers
+)
 STEPS = 50  # Newton steps; the objective is strictly concave, about 6 are used
 
 

@@ -58,7 +58,7 @@ def ipr(order: Sequence[int]) -> Moves:
 def knockout(order: Sequence[int]) -> Moves:
     """Single elimination for the best, again among the others for the worst, then best against worst.
 
-    Neighbours in `order` meet; a tie or a missing verdict lets the earlier one pass, an odd one passes free.
+    Neighbours meet; a tie or a missing verdict lets the first of the two pass. An odd one passes free and then stands first.
     """
     known: Known = {}
     best = yield from _bracket(order, known, "b")
@@ -134,7 +134,9 @@ def cycles(answers: int, known: Mapping[Pair, Outcome]) -> tuple[int, int]:
     return found, complete
 
 
-def _king(order: Sequence[int], known: Known, replaced_on: Outcome) -> Generator[list[Pair], list[Outcome], int]:
+def _king(
+    order: Sequence[int], known: Known, replaced_on: Outcome
+) -> Generator[list[Pair], list[Outcome], int]:
     """The incumbent after meeting all others; `replaced_on` is the outcome (a = incumbent) that makes the other one it."""
     incumbent = order[0]
     for challenger in order[1:]:
@@ -144,13 +146,15 @@ def _king(order: Sequence[int], known: Known, replaced_on: Outcome) -> Generator
     return incumbent
 
 
-def _bracket(order: Sequence[int], known: Known, passes_on: Outcome) -> Generator[list[Pair], list[Outcome], int]:
+def _bracket(
+    order: Sequence[int], known: Known, passes_on: Outcome
+) -> Generator[list[Pair], list[Outcome], int]:
     alive = list(order)
     while len(alive) > 1:
         meetings = list(zip(alive[::2], alive[1::2], strict=False))
         outcomes = yield from _ask(meetings, known)
         through = [b if o == passes_on else a for (a, b), o in zip(meetings, outcomes, strict=True)]
-        alive = through + alive[2 * len(meetings) :]
+        alive = alive[2 * len(meetings) :] + through  # who passed free stands first and plays next
     return alive[0]
 
 
