@@ -9,8 +9,6 @@ import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import traceback
 import warnings
@@ -258,34 +256,6 @@ def in_child(function: Callable[[dict[str, Any]], dict[str, Any]], task: dict[st
     if "failed" in outcome:
         raise SystemExit(f"{function.__name__} {task}: {outcome['failed']}")
     return outcome["found"]
-
-
-def run_child(script: Path, task: dict[str, Any], threads: int) -> dict[str, Any]:
-    """`script --task FILE` in a process of its own; what it writes as JSON."""
-    with tempfile.TemporaryDirectory() as folder:
-        request, answer = Path(folder, "task.json"), Path(folder, "answer.json")
-        request.write_text(json.dumps({**task, "answer": str(answer), "folder": folder}), encoding="utf-8")
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "HF_HUB_OFFLINE": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "TRANSFORMERS_VERBOSITY": "error",
-        }
-        done = subprocess.run(
-            [sys.executable, str(script), "--task", str(request)],
-            env=environment, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise SystemExit(f"{script.name} {task}: {done.stderr[-3000:]}")
-        return json.loads(answer.read_text(encoding="utf-8"))
-
-
-def read_task() -> dict[str, Any] | None:
-    """The task of a child process, None in the parent."""
-    if len(sys.argv) != 3 or sys.argv[1] != "--task":
-        return None
-    return json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
 
 
 def in_turn(
