@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from prefopt.engines import Sampling
@@ -44,7 +45,8 @@ def write_batch(
     pages = sum(-(-(len(prompt) + max(budgets)) // PAGE) for prompt in prompts)
     on_cpu = engine.model.device.type == "cpu"
     size = {"num_blocks": min(pages, CPU_PAGES), "max_batch_tokens": CPU_BATCH_TOKENS} if on_cpu else {}
-    with seeded(seed):
+    # its thread writes into tensors made here, which inference mode would forbid
+    with seeded(seed), torch.inference_mode(False), torch.no_grad():
         try:
             found = _batch(
                 engine, prompts, sampling, max(budgets), ContinuousBatchingConfig(seed=seed, **size)
