@@ -43,7 +43,10 @@ def page(text: str) -> str:
 def figures() -> dict[str, str]:
     """Name of each figure's file and its SVG."""
     curves = read("suite-curves.json")["curves"]
-    return {"suite-returns.svg": returns_svg(read("suite-small.json")), "suite-curves.svg": curves_svg(curves)}
+    return {
+        "suite-returns.svg": returns_svg(read("suite-small.json")),
+        "suite-curves.svg": curves_svg(curves),
+    }
 
 
 def read(name: str) -> dict[str, Any]:

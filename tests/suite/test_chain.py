@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -120,9 +122,17 @@ def test_train_keeps_policies_and_a_curve(chain):
     curve = json.loads((folder / "curve.json").read_text())
     assert np.shape(curve["returns"]) == np.shape(curve["loss"]) == (2, 2)
     assert len(list(folder.glob("policy-*.safetensors"))) == 2
+    (root / "bench.gif").write_bytes(b"GIF89a")
     for source in (folder / "curve.json", root / "bench.json"):
         run("plot", "--input", source, "--write", root / "figure.html")
-        assert "Plotly.newPlot" in (root / "figure.html").read_text()
+        page = (root / "figure.html").read_text()
+        assert "Plotly.newPlot" in page
+        assert ("data:image/gif;base64,R0lGODlh" in page) == (source.stem == "bench")
+        run("plot", "--input", source, "--write", root / "figure.svg")
+        drawn = ElementTree.parse(root / "figure.svg")  # well-formed
+        words = " ".join(drawn.getroot().itertext())
+        assert "dpo" in words
+        assert "reference" in words
 
 
 @pytest.mark.slow
@@ -268,15 +278,28 @@ def test_suite_never_imports_torch_and_its_commands_are_light():
     assert done.returncode == 0, done.stderr
 
 
-def test_docs_show_the_committed_table():
+def test_docs_show_the_committed_results():
     repo = Path(__file__).resolve().parents[2]
-    committed = repo / "studies" / "results" / "suite-small.json"
-    if not committed.exists():
-        pytest.skip("no committed result yet")
-    result = json.loads(committed.read_text())
-    assert all(len(row["returns"]) >= 5 for row in result["rows"])
-    assert markdown(result) in (repo / "docs" / "suite.md").read_text()
+    spec = importlib.util.spec_from_file_location("suite_docs", repo / "tools" / "suite_docs.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    text = tool.PAGE.read_text()
+    assert tool.page(text) == text, "run python tools/suite_docs.py"
+    for name, svg in tool.figures().items():
+        assert (tool.IMAGES / name).read_text() == svg, "run python tools/suite_docs.py"
+    result = tool.read("suite-small.json")
+    small = bench_config("small", {})
+    assert result["settings"] == small.model_dump(mode="json", exclude={"methods", "variants"})
+    assert {(row["loss"], row["variant"]) for row in result["rows"]} == {
+        (method, variant) for method in small.methods for variant in small.variants
+    }
+    assert all(len(row["returns"]) == small.seeds >= 5 for row in result["rows"])
+    tuned = load_tuned(SHIPPED, "hopper", small.methods)
+    assert all(row["hyper"] == tuned[row["loss"]] for row in result["rows"])
     for told, again in zip(result["orderings"], orderings(result["rows"]), strict=True):
         assert (told["claim"], told["verdict"]) == (again["claim"], again["verdict"])
         assert told["difference"] == pytest.approx(again["difference"])
         assert told["standard_error"] == pytest.approx(again["standard_error"])
+    images = [path.stat().st_size for path in tool.IMAGES.glob("*.gif")]
+    assert images
+    assert max(images) <= 1_500_000

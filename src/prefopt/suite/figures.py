@@ -26,7 +26,7 @@ CURVE_WIDTH, CURVE_HEIGHT, CURVE_LEFT = 620, 190, 64
 PARTS = {
     "returns": "return",
     "chosen_reward": "log-ratio of winners, nats",
-    "loss": "training loss (of the first update = 1)",
+    "loss": "training loss (first tenth of training = 1)",
 }
 
 
