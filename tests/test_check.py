@@ -15,7 +15,25 @@ from prefopt.checking.near import bands, jaccard, near_groups, shingles
 from prefopt.config import parse_config
 from prefopt.errors import PrefoptError
 
-WORDS = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heron", "inlet", "jetty", "knoll", "larch", "maple", "north", "ocean", "pearl", "quartz"]
+WORDS = [
+    "amber",
+    "birch",
+    "cedar",
+    "delta",
+    "ember",
+    "fjord",
+    "grove",
+    "heron",
+    "inlet",
+    "jetty",
+    "knoll",
+    "larch",
+    "maple",
+    "north",
+    "ocean",
+    "pearl",
+    "quartz",
+]
 
 
 def _write(path, rows):

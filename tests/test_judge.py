@@ -171,3 +171,16 @@ def test_recorded_answers_of_gsm8k_are_judged_as_their_authors_did(shared_data):
     }
     assert quality["all_right"] == 63
     assert {row["model"] for row in rows} == set(found)
+
+
+def test_another_model_under_the_same_name_is_other_work(tmp_path, monkeypatch):
+    import prefopt.llm.model as models
+
+    monkeypatch.setattr(models, "model_digest", lambda path: (path / "weights").read_text())
+    config = JudgeConfig(kind="reward_model", model=str(tmp_path))
+    (tmp_path / "weights").write_text("first")
+    before = STAGE.outside(config)
+    (tmp_path / "weights").write_text("second")
+    assert before == ["first"]
+    assert STAGE.outside(config) == ["second"]
+    assert STAGE.outside(JudgeConfig(kind="verifier")) == []

@@ -243,3 +243,19 @@ def test_recorded_files_as_they_are(shared_data, tmp_path, name, words, least):
     assert quality["swap_consistency"] is None
     if "complete" not in str(words) and "oasst" not in name:
         assert quality["missing"] > 0
+
+
+def test_a_changed_prompt_file_is_other_work(tmp_path):
+    from prefopt.rank import STAGE
+
+    file = tmp_path / "prompt.md"
+    file.write_text("one", encoding="utf-8")
+    config = RankConfig(judge={"kind": "server", "prompt": str(file)})
+    before = STAGE.outside(config)
+    file.write_text("two", encoding="utf-8")
+    assert len(before) == 1
+    assert STAGE.outside(config) != before
+    file.unlink()
+    with pytest.raises(PrefoptError, match="no such file"):
+        STAGE.outside(config)
+    assert STAGE.outside(RankConfig()) == []

@@ -256,6 +256,13 @@ def _by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: share_interval(verdicts[name]) for name in sorted(verdicts)}
 
 
+def _outside(config: JudgeConfig) -> list[str]:
+    from prefopt.llm.model import model_digest, resolve_model
+
+    used = config.kind == "reward_model" and config.model is not None
+    return [model_digest(resolve_model(str(config.model)))] if used else []
+
+
 STAGE = Stage(
     number=2,
     name="judge",
@@ -264,4 +271,5 @@ STAGE = Stage(
     reads=("id", "prompt_id", "prompt", "completion"),
     adds=ADDS,
     about="extract and check final answers, statistics per prompt",
+    outside=_outside,
 )

@@ -292,7 +292,7 @@ def execute(
     settings = config.model_dump(mode="json")
     wanted = (state.model_key if model_key is None else model_key) if stage.wants_model(config) else ""
     parts = [stage.name, settings, context.seed, context.strict, upstream.key if upstream else "", wanted]
-    key = digest(*parts, extra or [], __version__)
+    key = digest(*parts, [*(extra or []), *stage.outside(config)], __version__)
     if key in state.done:
         return state.done[key]
     folder = StageFolder(home / (folder_name or stage.folder_name))
@@ -345,9 +345,8 @@ def run_alone(stage: Stage, config: Any, source: str, output: Path, context: Con
     settings = config.model_dump(mode="json")
     tests = getattr(config, "data", None)
     test_key = data.source_digest(tests) if tests else ""
-    key = digest(
-        stage.name, settings, context.seed, context.strict, input_key, test_key, model_key, __version__
-    )
+    parts = [stage.name, settings, context.seed, context.strict, input_key, test_key, model_key]
+    key = digest(*parts, stage.outside(config), __version__)
     if folder.finished(key):
         manifest = folder.manifest or {}
         return StageOutput(folder.table(), manifest.get("dropped", {}), manifest.get("quality", {}))

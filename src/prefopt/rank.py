@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 
 from prefopt.config import Config
 from prefopt.errors import PrefoptError, nearest
-from prefopt.judges import PairwiseJudgeConfig
+from prefopt.judges import PairwiseJudgeConfig, judge_files
 from prefopt.rank_judged import TOURNAMENTS, Judged, clear_files, rank_by_judge
 from prefopt.rank_pairs import ADDS, Group, Outcome, Tally, given_pairs, groups_of, pair_rows, prompt_columns
 from prefopt.records import COLUMNS, Row, make_table, require, rows_of
@@ -235,6 +235,10 @@ def _quality(pairs: Sequence[Row], config: RankConfig, tally: Tally) -> dict[str
     }
 
 
+def _outside(config: RankConfig) -> list[str]:
+    return [] if config.judge is None else judge_files(config.judge)
+
+
 STAGE = Stage(
     number=3,
     name="rank",
@@ -243,4 +247,5 @@ STAGE = Stage(
     reads=("id", "prompt_id", "prompt"),  # further columns depend on the strategy
     adds=ADDS,
     about="make pairs from judged completions",
+    outside=_outside,
 )

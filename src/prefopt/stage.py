@@ -68,7 +68,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Stage:
-    """Declaration of a stage: `run(table, config, context)` reads columns `reads` and gives columns `adds`."""
+    """Declaration of a stage: `run(table, config, context)` reads columns `reads` and gives columns `adds`.
+
+    outside: digests of the files that the settings only name (a judge's model, its prompt), so that the work is done
+    anew when one of them has changed.
+    """
 
     number: int
     name: str
@@ -78,6 +82,7 @@ class Stage:
     adds: tuple[str, ...]
     about: str
     needs_model: bool = False
+    outside: Callable[[Any], list[str]] = lambda config: []
 
     def wants_model(self, config: Config) -> bool:
         """Whether it needs a model directory with these settings (`config.needs_model`, where that is open)."""

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from prefopt.config import Config
 from prefopt.engines.client import ServerSettings
 from prefopt.errors import PrefoptError, nearest
+from prefopt.records import file_digest
 from prefopt.verify import VerifyConfig
 
 if TYPE_CHECKING:
@@ -163,6 +164,24 @@ def open_judge(config: PairwiseJudgeConfig, context: Context) -> PairwiseJudge:
     except ModuleNotFoundError as error:
         raise PrefoptError(f"judge {config.kind!r} needs the package {error.name!r}; {install}") from None
     return judge
+
+
+def judge_files(config: PairwiseJudgeConfig) -> list[str]:
+    """Digests of the model and the prompt file that the settings name.
+
+    Raises:
+        PrefoptError: one of them cannot be found or read.
+    """
+    found = []
+    if config.model is not None:
+        from prefopt.llm.model import model_digest, resolve_model
+
+        found.append(model_digest(resolve_model(config.model)))
+    if config.prompt is not None:
+        if not config.prompt.is_file():
+            raise PrefoptError(f"judge.prompt: {config.prompt}: no such file; give a judge prompt")
+        found.append(file_digest(config.prompt))
+    return found
 
 
 def winner_of(probability: float, tie_band: float = TIE_BAND) -> Winner:
