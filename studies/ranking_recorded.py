@@ -18,7 +18,7 @@ from ranking_parts import STRATEGIES, Truth, drive, interval, look_up, truth_of
 from prefopt.judges import Comparison
 from prefopt.judges.recorded import RecordedJudge, votes_of
 from prefopt.judges.simulated import uniforms
-from prefopt.rank_pairs import Tally, groups_of
+from prefopt.ranking.pairs import Tally, groups_of
 from prefopt.records import Row
 from prefopt.rules.order import hash_order
 from prefopt.rules.tournament import Outcome, Pair

@@ -23,12 +23,12 @@ from ranking_parts import interval, truth_of
 from ranking_recorded import outcomes_of
 from reward_domains import small_base
 
-from prefopt.comparing import Comparer, Contest, flipped
+from prefopt.comparing.comparer import Comparer, Contest, flipped
 from prefopt.judges import Comparison, PairwiseJudge, PairwiseJudgeConfig, Verdict, open_judge
 from prefopt.judges.recorded import RecordedJudge
 from prefopt.judges.reward_model import RewardScorer
 from prefopt.judges.simulated import uniforms
-from prefopt.rank_pairs import Tally, groups_of
+from prefopt.ranking.pairs import Tally, groups_of
 from prefopt.records import Row, digest, make_table
 from prefopt.rules.order import hash_order
 from prefopt.rules.tournament import ipr, most_comparisons, round_robin

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.calibration import calibration
+from prefopt.evaluation.calibration import calibration
 from prefopt.judges.prompt import prompt_text
 from prefopt.judges.reward_model import RewardScorer, sigmoid
 from prefopt.records import Row, digest, make_table, write_json

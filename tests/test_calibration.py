@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefopt.calibration import calibration, draw_reliability, reliability
+from prefopt.evaluation.calibration import calibration, draw_reliability, reliability
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from prefopt.comparing import Comparer, Contest, outcome_of
-from prefopt.comparing_journal import Journal
-from prefopt.comparing_quality import (
+from prefopt.comparing.comparer import Comparer, Contest, outcome_of
+from prefopt.comparing.journal import Journal
+from prefopt.comparing.quality import (
     agreements,
     call_rates,
     cycle_figures,
@@ -148,7 +148,7 @@ def test_verdicts_are_shared_between_strategies_and_never_asked_twice(tmp_path):
 
 @pytest.mark.parametrize("after", [0, 1, 7, 23, 40])
 def test_a_killed_run_goes_on_without_repeated_calls(tmp_path, after, monkeypatch):
-    monkeypatch.setattr("prefopt.comparing.CHUNK", 4)
+    monkeypatch.setattr("prefopt.comparing.comparer.CHUNK", 4)
     contests = [contest(f"p{k}", (2, 4, 1, 3)) for k in range(5)]
     whole = Comparer(FakeJudge())
     expected = run(whole, contests)

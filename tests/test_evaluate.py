@@ -11,7 +11,7 @@ from prefopt.data import DataConfig
 from prefopt.engines.fake import FakeEngine
 from prefopt.errors import PrefoptError
 from prefopt.evaluate import ADDS, EvaluateConfig, evaluate
-from prefopt.evaluate_figures import against, pair_correct, pair_figures, pair_margin
+from prefopt.evaluation.figures import against, pair_correct, pair_figures, pair_margin
 from prefopt.llm.logprobs import score
 from prefopt.llm.model import load_model, load_tokenizer
 from prefopt.llm.template import encode_pair

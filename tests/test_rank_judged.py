@@ -9,7 +9,7 @@ from prefopt.cli import app
 from prefopt.config import parse_config
 from prefopt.errors import PrefoptError
 from prefopt.rank import RankConfig, rank
-from prefopt.rank_estimate import estimate, judge_words
+from prefopt.ranking.estimate import estimate, judge_words
 from prefopt.records import make_table, read_table, rows_of
 from prefopt.stage import Context
 
@@ -111,7 +111,7 @@ def test_simulated_judge_reports_both_orders(file, tmp_path):
 
 
 def test_dry_run_calls_no_judge(file, monkeypatch, tmp_path):
-    monkeypatch.setattr("prefopt.rank_judged.open_judge", None)
+    monkeypatch.setattr("prefopt.ranking.judged.open_judge", None)
     words = (
         "--input",
         file,

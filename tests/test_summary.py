@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from prefopt.evaluate_figures import pair_figures, sample_figures
+from prefopt.evaluation.figures import pair_figures, sample_figures
 from prefopt.pipeline import BY_NAME, Done
 from prefopt.recipe import Recipe
 from prefopt.records import make_table, write_json

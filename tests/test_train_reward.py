@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from prefopt.cli import app
 from prefopt.config import parse_config
 from prefopt.errors import PrefoptError
+from prefopt.evaluation.reward_figures import held_out_figures
 from prefopt.judge import JudgeConfig, judge
 from prefopt.judges.reward_model import RewardScorer
 from prefopt.llm.callbacks import Bar
@@ -33,7 +34,6 @@ from prefopt.records import make_table, rows_of, write_table
 from prefopt.stage import Context, StageFolder
 from prefopt.stats import share_interval
 from prefopt.train_reward import RewardConfig, train_reward
-from prefopt.train_reward_figures import held_out_figures
 from prefopt.train_settings import trainer_settings
 
 _spec = importlib.util.spec_from_file_location("reward_models", Path(__file__).with_name("reward_models.py"))

@@ -11,7 +11,7 @@ import pytest
 
 from prefopt.config import parse_config
 from prefopt.errors import PrefoptError
-from prefopt.evaluate_singles import auc, separation
+from prefopt.evaluation.singles import auc, separation
 from prefopt.pipeline import run
 from prefopt.recipe import Recipe
 from prefopt.records import make_table, read_table, rows_of

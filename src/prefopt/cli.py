@@ -158,7 +158,7 @@ def judge_check_command(
     """Measure a pairwise judge on labelled pairs: --judge KIND, --judge.key value (docs/checking.md)."""
     from prefopt.config import parse_config, parse_overrides
     from prefopt.judge_check import JudgeCheckConfig, judge_check, print_judge_check, write_judge_check
-    from prefopt.rank_estimate import judge_words
+    from prefopt.ranking.estimate import judge_words
     from prefopt.stage import Context
 
     words, _ = judge_words(context.args)
@@ -261,7 +261,7 @@ def _run_verb(
 ) -> None:
     from prefopt.config import load_yaml, merge, parse_config, parse_overrides
     from prefopt.pipeline import run_alone
-    from prefopt.rank_estimate import judge_words
+    from prefopt.ranking.estimate import judge_words
     from prefopt.stage import Context
 
     file, model, seed, strict = options
@@ -288,7 +288,7 @@ def _run_verb(
 
 def _print_estimate(config: Any, source: str, seed: int) -> None:
     from prefopt.pipeline import open_input, rows_of
-    from prefopt.rank_estimate import estimate, show_estimate
+    from prefopt.ranking.estimate import estimate, show_estimate
     from prefopt.stage import Context
 
     context = Context(seed=seed)

@@ -17,9 +17,9 @@ from prefopt.config import Config
 from prefopt.data import DataConfig
 from prefopt.engines import ENGINES, Dtype, Engine, Sampling, open_engine
 from prefopt.errors import PrefoptError
-from prefopt.evaluate_figures import against, pair_correct, pair_figures, sample_figures
-from prefopt.evaluate_singles import ADDS as SINGLE_ADDS
-from prefopt.evaluate_singles import is_unpaired, separation, single_rows
+from prefopt.evaluation.figures import against, pair_correct, pair_figures, sample_figures
+from prefopt.evaluation.singles import ADDS as SINGLE_ADDS
+from prefopt.evaluation.singles import is_unpaired, separation, single_rows
 from prefopt.records import Row, make_table, rows_of
 from prefopt.sample import Pass, complete, encode_prompts, known_engine
 from prefopt.stage import Context, Stage, StageOutput, map_parts

@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from prefopt.comparing import Comparer, Contest, Played
-from prefopt.comparing_journal import Journal
-from prefopt.comparing_quality import call_rates, kappa
+from prefopt.comparing.comparer import Comparer, Contest, Played
+from prefopt.comparing.journal import Journal
+from prefopt.comparing.quality import call_rates, kappa
 from prefopt.config import Config
 from prefopt.data import DataConfig, data
 from prefopt.errors import PrefoptError

@@ -1,7 +1,7 @@
 """Stage 03, rank: pairs (chosen, rejected) from the judged completions of each prompt.
 
 A strategy is one function and one row of `STRATEGIES`. It gets all prompts at once, so that one that asks a judge can
-work in rounds over all of them (`prefopt.rank_judged`). Which answers become pairs is decided in `prefopt.rules`.
+work in rounds over all of them (`prefopt.ranking.judged`). Which answers become pairs is decided in `prefopt.rules`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,17 @@ from pydantic import Field, field_validator, model_validator
 from prefopt.config import Config
 from prefopt.errors import PrefoptError, nearest
 from prefopt.judges import PairwiseJudgeConfig, judge_files
-from prefopt.rank_judged import TOURNAMENTS, Judged, clear_files, rank_by_judge
-from prefopt.rank_pairs import ADDS, Group, Outcome, Tally, given_pairs, groups_of, pair_rows, prompt_columns
+from prefopt.ranking.judged import TOURNAMENTS, Judged, clear_files, rank_by_judge
+from prefopt.ranking.pairs import (
+    ADDS,
+    Group,
+    Outcome,
+    Tally,
+    given_pairs,
+    groups_of,
+    pair_rows,
+    prompt_columns,
+)
 from prefopt.records import COLUMNS, Row, make_table, require, rows_of
 from prefopt.rules.content import is_empty, text_of
 from prefopt.rules.order import hash_order

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefopt.evaluate_figures import against, change, pair_margin
+from prefopt.evaluation.figures import against, change, pair_margin
 from prefopt.records import Row, read_table, rows_of
 from prefopt.stats import share_interval
 from prefopt.verdict import arm_name, smoke_note, verdict, warnings_of

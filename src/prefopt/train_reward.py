@@ -17,11 +17,11 @@ from pydantic import Field
 
 from prefopt.config import Config
 from prefopt.errors import PrefoptError
+from prefopt.evaluation.reward_figures import reward_card, reward_quality, write_figures
 from prefopt.reading.naming import hold_out
 from prefopt.records import Row, digest, make_table, rows_of, write_json
 from prefopt.rules.content import text_of
 from prefopt.stage import WORK, Context, Stage, StageFolder, StageOutput, is_first_process, progress
-from prefopt.train_reward_figures import reward_card, reward_quality, write_figures
 from prefopt.train_settings import TrainConfig, trainer_settings
 
 if TYPE_CHECKING:

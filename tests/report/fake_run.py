@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefopt.evaluate_figures import against, pair_figures, sample_figures
+from prefopt.evaluation.figures import against, pair_figures, sample_figures
 from prefopt.judge import STAGE as JUDGE
 from prefopt.pipeline import BY_NAME, Done
 from prefopt.rank import STAGE as RANK

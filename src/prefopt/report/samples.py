@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prefopt.evaluate_figures import pair_margin
+from prefopt.evaluation.figures import pair_margin
 from prefopt.records import Row
 from prefopt.report.load import RunData
 from prefopt.report.sections import shown_name

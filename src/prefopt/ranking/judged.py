@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefopt.comparing import Comparer, Contest, Played
-from prefopt.comparing_journal import Journal
-from prefopt.comparing_quality import cycle_figures, quality_of
+from prefopt.comparing.comparer import Comparer, Contest, Played
+from prefopt.comparing.journal import Journal
+from prefopt.comparing.quality import cycle_figures, quality_of
 from prefopt.judges import open_judge
-from prefopt.rank_pairs import Group, Outcome
+from prefopt.ranking.pairs import Group, Outcome
 from prefopt.records import Row, make_table, write_table
 from prefopt.rules.order import hash_order
 from prefopt.rules.standing import Standing, standing

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefopt.calibration import calibration, draw_reliability
+from prefopt.evaluation.calibration import calibration, draw_reliability
 from prefopt.records import Row, atomic_file, write_json
 from prefopt.stage import versions
 from prefopt.stats import share_interval

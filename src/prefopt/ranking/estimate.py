@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefopt.errors import PrefoptError
-from prefopt.rank_judged import FREE
-from prefopt.rank_pairs import Tally, groups_of
+from prefopt.ranking.judged import FREE
+from prefopt.ranking.pairs import Tally, groups_of
 from prefopt.records import Row
 from prefopt.rules.content import text_of
 from prefopt.rules.tournament import least_comparisons, most_comparisons

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from prefopt.comparing_journal import Journal
+from prefopt.comparing.journal import Journal
 from prefopt.judges import TIE_BAND, Comparison, PairwiseJudge, Verdict, winner_of
 from prefopt.records import Row, digest
 from prefopt.rules.tournament import FLIPPED, Final, Moves, Outcome, Pair

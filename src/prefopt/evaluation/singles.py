@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from prefopt.errors import PrefoptError
-from prefopt.evaluate_figures import TIE_NATS
+from prefopt.evaluation.figures import TIE_NATS
 from prefopt.records import Row
 from prefopt.rules.content import text_of
 from prefopt.stage import Context, map_parts

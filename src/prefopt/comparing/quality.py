@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefopt.comparing import Comparer, Contest, Played
+from prefopt.comparing.comparer import Comparer, Contest, Played
 from prefopt.judges import Winner
 from prefopt.judges.recorded import COLUMNS, models_of, votes_of
 from prefopt.records import Row

@@ -1,0 +1,1 @@
+"""Figures of 08-evaluate and of reward models: accuracies, unpaired data, calibration."""
