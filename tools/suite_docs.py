@@ -2,7 +2,7 @@
 
     python tools/suite_docs.py
 
-Reads studies/results/suite-small.json, suite-curves.json and src/prefopt/suite/tuned.json. A test holds the page against them.
+Reads studies/results/suite-small.json, suite-noise.json, suite-curves.json and src/prefopt/suite/tuned.json. A test holds the page against them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "suite.md"
 IMAGES = ROOT / "docs" / "images"
 RESULTS = ROOT / "studies" / "results"
+TABLES = {"returns": "small", "noise": "noise"}  # figure: result
 TUNED = ROOT / "src" / "prefopt" / "suite" / "tuned.json"
 
 
@@ -33,7 +34,7 @@ def page(text: str) -> str:
     result, tuned = read("suite-small.json"), json.loads(TUNED.read_text(encoding="utf-8"))
     parts = {
         "returns": markdown(result), "orderings": orderings_markdown(result), "costs": costs_markdown(result),
-        "data": data_markdown(result), "tuned": tuned_markdown(result, tuned),
+        "data": data_markdown(result), "tuned": tuned_markdown(result, tuned), "noise": markdown(read("suite-noise.json")),
     }  # fmt: skip
     for name, inner in parts.items():
         text = put(text, name, inner)
@@ -43,10 +44,8 @@ def page(text: str) -> str:
 def figures() -> dict[str, str]:
     """Name of each figure's file and its SVG."""
     curves = read("suite-curves.json")["curves"]
-    return {
-        "suite-returns.svg": returns_svg(read("suite-small.json")),
-        "suite-curves.svg": curves_svg(curves),
-    }
+    tables = {f"suite-{name}.svg": returns_svg(read(f"suite-{file}.json")) for name, file in TABLES.items()}
+    return {**tables, "suite-curves.svg": curves_svg(curves)}
 
 
 def read(name: str) -> dict[str, Any]:
