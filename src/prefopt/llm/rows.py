@@ -23,7 +23,7 @@ from prefopt.llm.router import RouterTap
 from prefopt.llm.shared import Sharing, check_sharing, packed_token_logps
 
 # Tokens of a row by default. On a CPU matrix products are as fast at 500 rows as at 5000, while masked attention grows
-# with the square: 768 took the least CPU time of 256 to 2048 (23 M Llama, 1:1 mix; 1024 took 10% more, 2048 40%). A GPU
+# with the square: 768 took the least CPU time of 256 to 2048 (23 M Llama, 1:1 mix; 2048 took 40% more). A GPU
 # wants many tokens at once, and its block mask skips what is empty.
 CPU_TOKENS, GPU_TOKENS = 768, 16384
 
