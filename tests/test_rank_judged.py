@@ -75,7 +75,7 @@ def test_a_tournament_file_by_ipr(file, tmp_path):
     assert 0 < quality["tie_rate"] < 0.3
     assert 0 < quality["missing"] == sum(row["winner"] == "missing" for row in verdicts)
     assert quality["cycle_rate"] == 0
-    assert quality["agreement"] is None  # the votes are the judge
+    assert quality["agreement_by"] == {}  # the votes are the judge
 
 
 def test_another_judge_of_the_file_is_held_against_the_votes(file, tmp_path):
@@ -259,3 +259,21 @@ def test_a_changed_prompt_file_is_other_work(tmp_path):
     with pytest.raises(PrefoptError, match="no such file"):
         STAGE.outside(config)
     assert STAGE.outside(RankConfig()) == []
+
+
+def test_agreement_with_all_verdicts_of_the_file(tmp_path):
+    """The majority has nothing but its own file to agree with: how often is ipr's best that of all verdicts?"""
+    file = tmp_path / "completions.jsonl"
+    file.write_text("".join(json.dumps(tournament(k)) + "\n" for k in range(6)), encoding="utf-8")
+    done = CliRunner().invoke(
+        app, ["rank", "--input", str(file), "--judge", "recorded", "--output", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    quality = json.loads((tmp_path / "out" / "manifest.json").read_text())["quality"]
+    agreed = quality["winner_agreement"]
+    # one answer beats all others, and every tournament lacks one verdict
+    assert agreed["known"]["mean"] == 1.0
+    assert agreed["known"]["n"] == 6
+    assert agreed["complete"]["n"] == 0
+    assert quality["agreement"] == 1.0
+    assert "Copeland" in quality["agreement_with"]

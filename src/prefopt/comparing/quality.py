@@ -12,7 +12,8 @@ from prefopt.judges import Winner
 from prefopt.judges.recorded import COLUMNS, models_of, votes_of
 from prefopt.records import Row
 from prefopt.rules.content import text_of
-from prefopt.rules.tournament import FLIPPED, Outcome, cycles
+from prefopt.rules.standing import standing
+from prefopt.rules.tournament import FLIPPED, Outcome, cycles, wins_matrix
 from prefopt.stats import share_interval
 
 DECIDED = ("a", "b")
@@ -92,6 +93,25 @@ def cycle_figures(contests: Sequence[Contest], played: Sequence[Played]) -> dict
     totals = [cycles(len(c.rows), game.outcomes) for c, game in zip(contests, played, strict=True)]
     found, complete = (sum(pair[i] for pair in totals) for i in (0, 1))
     return {"cycle_rate": _share(found, complete), "cyclic_triples": found, "complete_triples": complete}
+
+
+def winner_agreement(
+    contests: Sequence[Contest], played: Sequence[Played], whole: Sequence[Played]
+) -> dict[str, dict[str, Any]]:
+    """How often a strategy's best has the highest Copeland share of all comparisons (`whole`), with interval.
+
+    known: over the pairs with a verdict. complete: prompts where every pair has one.
+    """
+    hits: dict[str, list[float]] = {"known": [], "complete": []}
+    for contest, game, all_pairs in zip(contests, played, whole, strict=True):
+        if game.final is None or all_pairs.final is None:
+            continue
+        key = standing(wins_matrix(len(contest.rows), all_pairs.outcomes), "copeland").key
+        hit = float(key[game.final.best][0] >= max(place[0] for place in key))
+        hits["known"].append(hit)
+        if "missing" not in all_pairs.outcomes.values():
+            hits["complete"].append(hit)
+    return {name: share_interval(found) for name, found in hits.items()}
 
 
 def agreements(

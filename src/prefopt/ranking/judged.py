@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.comparing.comparer import Comparer, Contest, Played
 from prefopt.comparing.journal import Journal
-from prefopt.comparing.quality import cycle_figures, quality_of
+from prefopt.comparing.quality import cycle_figures, quality_of, winner_agreement
 from prefopt.judges import open_judge
 from prefopt.ranking.pairs import Group, Outcome
 from prefopt.records import Row, make_table, write_table
@@ -32,6 +32,7 @@ TOURNAMENTS: dict[str, Callable[..., Moves]] = {"ipr": ipr, "round_robin": round
 JOURNAL = "verdicts.jsonl"
 FILES = ("ranked.parquet", "verdicts.parquet", "verdict-timings.parquet")
 FREE = ("recorded", "simulated", "verifier")  # judges whose calls cost nothing
+ALL_VERDICTS = "winner by Copeland share of all known verdicts"
 CYCLE_PROMPTS = 200  # prompts of the round-robin sample that a free judge is given
 
 
@@ -95,7 +96,7 @@ def rank_by_judge(groups: Sequence[Group], config: RankConfig, context: Context)
         for row in _ranked(contest, game, places)
     ]
     quality = quality_of(comparer, contests, played)
-    quality |= _cycles(comparer, config, context.seed, contests, played)
+    quality |= _cycles(comparer, config, context.seed, contests, played, quality)
     outcomes = [ends.get(group.prompt_id, Outcome(reason="fewer than two answers")) for group in groups]
     return Judged(outcomes, ranked, comparer.verdicts, comparer.timings, quality)
 
@@ -183,10 +184,17 @@ def _cycles(
     seed: int,
     contests: Sequence[Contest],
     played: Sequence[Played],
+    found: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Cycle figures: of a round robin itself, of a round-robin sample, or of the triples that happen to be complete."""
+    """Cycle figures: of a round robin itself, of a round-robin sample, or of the triples that happen to be complete.
+
+    A sample also shows how often the strategy's best is the best of all comparisons. found: the figures so far.
+    """
     free = config.judge is not None and config.judge.kind in FREE
     wanted = config.cycle_prompts if config.cycle_prompts is not None else CYCLE_PROMPTS * free
+    recorded = config.judge is not None and config.judge.kind == "recorded"
+    if recorded and config.cycle_prompts is None:
+        wanted = len(contests)
     if config.chosen_strategy == "round_robin" or not wanted:
         whole = config.chosen_strategy == "round_robin"
         return {
@@ -194,15 +202,20 @@ def _cycles(
             "cycles_from": "all comparisons" if whole else "complete triples",
         }
     order = hash_order([contest.prompt_id for contest in contests], seed, "cycles")
-    sample = [contests[k] for k in order[:wanted].tolist() if len(contests[k].rows) > 2]
+    drawn = [k for k in order[:wanted].tolist() if len(contests[k].rows) > 2]
+    sample = [contests[k] for k in drawn]
     budget = None if config.judge_calls is None else max(0, config.judge_calls - main.counts.calls)
     comparer = main.sibling(budget)
     rounds = comparer.run(
         sample, lambda k: round_robin(list(range(len(sample[k].rows)))), _most("round_robin")
     )
-    figures = cycle_figures(sample, rounds)
-    return {
-        **figures,
+    agreed = winner_agreement(sample, [played[k] for k in drawn], rounds)
+    figures = {
+        **cycle_figures(sample, rounds),
         "cycles_from": f"round robin of {len(sample)} prompts",
         "cycle_calls": comparer.counts.calls,
+        "winner_agreement": agreed,
     }
+    if recorded and found["agreement"] is None:  # nothing else to agree with than the file's other verdicts
+        figures |= {"agreement": agreed["known"]["mean"], "agreement_with": ALL_VERDICTS}
+    return figures
