@@ -44,7 +44,7 @@ class ReferenceConfig(Config):
         description="pack answers into rows where a prompt is computed once for all of them; no padding",
     )
     max_tokens_per_row: int | None = Field(
-        None, ge=1, description="tokens of a packed row (null: 1024 on a CPU, 16384 on a GPU)"
+        None, ge=1, description="tokens of a packed row (null: 768 on a CPU, 16384 on a GPU)"
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="dtype of the model; auto is the checkpoint's own"

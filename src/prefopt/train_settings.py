@@ -71,7 +71,7 @@ class TrainConfig(Config):
         False, description="pack pairs into rows where a prompt is computed once for both answers; no padding"
     )
     max_tokens_per_row: int | None = Field(
-        None, ge=1, description="tokens of a packed row (null: 1024 on a CPU, 16384 on a GPU)"
+        None, ge=1, description="tokens of a packed row (null: 768 on a CPU, 16384 on a GPU)"
     )
     max_length: int = Field(
         1024, ge=2, description="prompt and answer, tokens; answers are cut, too long prompts dropped"
