@@ -7,7 +7,7 @@ import pytest
 from prefopt.records import read_table, rows_of
 from prefopt.report.load import load_run
 from prefopt.report.rounds import rounds
-from prefopt.report.tournaments import MOST_PROMPTS, comparisons
+from prefopt.report.tournaments import MOST_PROMPTS, _figures, comparisons
 
 
 def _tables(folder):
@@ -21,6 +21,14 @@ def test_figures_are_those_of_the_manifest(run_of):
     for label, name in (("swap consistency", "swap_consistency"), ("ties", "tie_rate"), ("first slot", "first_slot_rate"),
                         ("3-cycles", "cycle_rate"), ("agreement", "agreement")):  # fmt: skip
         assert shown[label] == f"{100 * quality[name]:.1f}%"
+
+
+def test_agreement_with_the_file_itself_is_not_called_gold():
+    found = _figures({
+        "agreement": 0.9, "agreement_with": "winner by Copeland share of all known verdicts",
+        "winner_agreement": {"known": {"mean": 0.9, "low": 0.8, "high": 0.95, "n": 60}},
+    })  # fmt: skip
+    assert [(label, value) for label, value, _ in found] == [("best of all", "90.0%")]
 
 
 def test_every_cell_is_what_the_verdicts_say(run_of):

@@ -72,8 +72,12 @@ def _figures(quality: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for label, name, note in rates
         if quality.get(name) is not None and not (name == "missing_rate" and quality[name] == 0)
     ]
-    if quality.get("agreement") is not None:
-        source = GOLD.get(str(quality.get("agreement_with")), "gold")
+    whole = (quality.get("winner_agreement") or {}).get("known") or {}
+    if whole.get("mean") is not None:
+        note = f"of prompts: the best is that of all known comparisons too{_interval(whole)}"
+        found.append(("best of all", percent(whole["mean"]), note))
+    if quality.get("agreement") is not None and quality.get("agreement_with") in GOLD:
+        source = GOLD[quality["agreement_with"]]
         entry = (quality.get("agreement_by") or {}).get(quality.get("agreement_with") or "") or {}
         interval = _interval(entry.get("agreement"))
         found.append(("agreement", percent(quality["agreement"]), f"with {source}{interval}, decided pairs"))
