@@ -132,7 +132,7 @@ def population(options: argparse.Namespace) -> list[dict[str, Any]]:
     config, last = InnerConfig(updates=updates), slice(-max(1, updates // 10), None)
     out = []
     for size in sizes:
-        ours = partial(own_population, bank, reference, size, config)
+        ours = partial(own_population, bank, reference, size, config, options.threads)
         theirs = partial(torch_population, bank, reference, size, config, options.threads)
         arms = {"prefopt": timed(ours, options.repeats), "torch.func.vmap": timed(theirs, options.repeats)}
         median = {name: float(np.median(x)) for name, x in arms.items()}
@@ -144,12 +144,15 @@ def population(options: argparse.Namespace) -> list[dict[str, Any]]:
     return out
 
 
-def own_population(bank: Bank, reference: dict[str, np.ndarray], size: int, config: InnerConfig) -> Any:
+def own_population(
+    bank: Bank, reference: dict[str, np.ndarray], size: int, config: InnerConfig, threads: int
+) -> Any:
     """P members by the suite's own training; mean loss of every update."""
     winner, loser = np.arange(ROWS), np.arange(ROWS) + ROWS
     loss = {"name": "dpo", "beta": BETA}
     members = [Member(loss, RATE, winner, loser, np.ones(ROWS), seed) for seed in range(size)]
-    return train_population(bank, reference, members, config).history[:, :, 0].mean(axis=0)
+    trained = train_population(bank, reference, members, config, workers=threads)
+    return trained.history[:, :, 0].mean(axis=0)
 
 
 def torch_population(

@@ -186,3 +186,10 @@ def test_losses_that_trajectories_cannot_serve_are_told(bank, reference):
             I.train_population(bank, reference, [member(spec)], TOY)
     with pytest.raises(PrefoptError, match="did you mean 'dpo'"):
         I.train_population(bank, reference, [member("dpoo")], TOY)
+
+
+def test_workers_change_nothing(bank, reference):
+    members = [member({"name": "dpo", "beta": 0.1}, seed=seed) for seed in range(3)]
+    one, three = (I.train_population(bank, reference, members, TOY, workers=n) for n in (1, 3))
+    assert one.history.tobytes() == three.history.tobytes()
+    assert params_differ(one.final(), three.final()) == 0

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,10 +163,10 @@ def loss_with(loss: LossSum, numbers: Mapping[str, Any]) -> Callable[[Mapping[st
 
 
 def train_population(
-    bank: Bank, reference: Params, members: Sequence[Member], config: InnerConfig
+    bank: Bank, reference: Params, members: Sequence[Member], config: InnerConfig, *, workers: int = 1
 ) -> Trained:
     """Trains every member from the reference policy. A member's result does not depend on the others (to rounding: not at
-    all under `map`).
+    all under `map`). workers: threads that share the members, since one `map` keeps one core busy.
 
     Raises:
         PrefoptError: unknown loss or hyperparameter, or one that wants what trajectories do not have.
@@ -180,12 +181,19 @@ def train_population(
     for k, member in enumerate(members):
         groups.setdefault((split[k][0], len(member.winner)), []).append(k)
     results: list[Any] = [None] * len(members)
-    for (structure, rows), where in groups.items():
-        run = _compiled(structure, losses[where[0]], config, rows)
+
+    def train(key: Any, where: Sequence[int]) -> None:
+        run = _compiled(key[0], losses[where[0]], config, key[1])
         stacked = jax.tree.map(lambda *x: np.stack(x), *[_inputs(members[k], split[k][1]) for k in where])
         policies, history = jax.device_get(run(arrays, start, stacked))
         for j, k in enumerate(where):
             results[k] = ({name: x[j] for name, x in policies.items()}, history[j])
+
+    parts = [
+        (key, part) for key, where in groups.items() for n in range(workers) if (part := where[n::workers])
+    ]
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(lambda each: train(*each), parts))
     policies = {name: np.stack([r[0][name] for r in results]) for name in start}
     for name in FROZEN:
         policies[name] = np.broadcast_to(
