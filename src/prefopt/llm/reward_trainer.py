@@ -6,7 +6,6 @@ whatever the micro-batches; checkpoints count only with their marker; nothing of
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,6 +27,7 @@ from prefopt.llm.forward import Table, detached, joined, mark_last, not_finite, 
 from prefopt.llm.quiet import no_bars
 from prefopt.llm.reward import both_orders, bradley_terry, outputs, reward_kind
 from prefopt.llm.settings import PreferenceConfig
+from prefopt.llm.step import exchange_when_last, gather_rows
 
 # what the model reads of a pair, by kind: two texts, each one token sequence in `Example.answers`
 ROLES = {"scalar": ("chosen", "rejected"), "pairwise": ("forward", "backward")}
@@ -104,11 +104,11 @@ class RewardTrainer(Trainer):
         scale = self.accelerator.num_processes / inputs.rows  # gradients are averaged over processes
         tables = []
         for slots, is_last in mark_last(inputs.micro_batches):
-            with self._sync(model, is_last):
+            with exchange_when_last(self.accelerator, model, is_last):
                 table = self._columns(model, slots)
                 self.accelerator.backward((table["loss"] * table["weight"] * table["valid"]).sum() * scale)
             tables.append(detached(table))
-        found = self._gather(tables)
+        found = gather_rows(self.accelerator, tables)
         loss = (found["loss"].double() * found["weight"].double()).sum().item() / inputs.rows
         if not math.isfinite(loss):
             raise PrefoptError(not_finite("the loss", self.state.global_step + 1, ", ".join(inputs.ids[:3])))
@@ -131,21 +131,6 @@ class RewardTrainer(Trainer):
         table = {name: torch.tensor(column, device=values.device) for name, column in known.items()}
         loss = bradley_terry if self.kind == "scalar" else both_orders
         return table | {self.roles[0]: one, self.roles[1]: two, "loss": loss(one, two, table["margin"])}
-
-    def _gather(self, tables: Sequence[Table]) -> Table:
-        """Columns of all processes' valid rows, in the step's order."""
-        names = list(tables[0])
-        rows = torch.cat([torch.stack([table[name].float() for name in names], dim=1) for table in tables])
-        rows = self.accelerator.gather(rows)
-        rows = rows[rows[:, names.index("valid")] > 0]
-        rows = rows[rows[:, names.index("position")].argsort()]
-        return dict(zip(names, rows.unbind(dim=1), strict=True))
-
-    @contextlib.contextmanager
-    def _sync(self, model: nn.Module, is_last: bool) -> Iterator[None]:
-        self.accelerator.gradient_state._set_sync_gradients(is_last)
-        with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
-            yield
 
     # ---- log and evaluation
 
@@ -176,7 +161,9 @@ class RewardTrainer(Trainer):
             share = self._collator()(list(examples[start : start + self.args.pairs_per_step]))
             with torch.no_grad():
                 tables.append(
-                    self._gather([self._columns(self.model_wrapped, s) for s in share.micro_batches])
+                    gather_rows(
+                        self.accelerator, [self._columns(self.model_wrapped, s) for s in share.micro_batches]
+                    )
                 )
         return joined(tables)
 

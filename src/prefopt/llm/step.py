@@ -61,14 +61,14 @@ class StepRunner:
         tables = []
         balance = self._balance(model, share)
         for slots, is_last in mark_last(share.micro_batches):
-            with self._sync(model, is_last):
+            with exchange_when_last(self.accelerator, model, is_last):
                 tap = self._tap(slots)
                 table = self._columns(model, slots, self.roles, tap)
                 table["loss"] = self.losses(table, progress)
                 total = (table["loss"] * (table["weight"] * table["valid"])).sum() * scale
                 self.accelerator.backward(self._with_balance(total, balance, tap))
             tables.append(detached(table))
-        return self._gather(tables) | self._balance_column(balance, share.rows)
+        return gather_rows(self.accelerator, tables) | self._balance_column(balance, share.rows)
 
     def _coupled_step(self, model: nn.Module, share: Share, progress: float) -> Table:
         """Losses that need the whole step: log-probs first, then d loss / d log-prob drives the backward passes."""
@@ -83,7 +83,7 @@ class StepRunner:
         for slots, is_last in mark_last(share.micro_batches):
             positions = [slot.position for slot in slots]
             valid = torch.tensor([float(slot.valid) for slot in slots], device=self.accelerator.device)
-            with self._sync(model, is_last):
+            with exchange_when_last(self.accelerator, model, is_last):
                 tap = self._tap(slots)
                 logps = self._logps(model, slots, self.roles, router=tap)
                 parts = [
@@ -129,7 +129,9 @@ class StepRunner:
 
     def score(self, model: nn.Module, share: Share, roles: Sequence[str]) -> Table:
         """Log-probs of the whole step on every process, rows in the step's order."""
-        return self._gather([self._columns(model, slots, roles) for slots in share.micro_batches])
+        return gather_rows(
+            self.accelerator, [self._columns(model, slots, roles) for slots in share.micro_batches]
+        )
 
     def _columns(
         self, model: nn.Module, slots: Sequence[Slot], roles: Sequence[str], router: RouterTap | None = None
@@ -184,22 +186,24 @@ class StepRunner:
             values["progress"] = torch.tensor(progress, device=table["weight"].device)
         return self.loss(values)
 
-    def _gather(self, tables: Sequence[Table]) -> Table:
-        """Columns of all processes' valid rows, in the step's order."""
-        names = list(tables[0])
-        rows = torch.cat([torch.stack([table[name].float() for name in names], dim=1) for table in tables])
-        # packed rows hold different numbers of examples; what is added has `valid` 0
-        rows = self.accelerator.gather(self.accelerator.pad_across_processes(rows, dim=0))
-        rows = rows[rows[:, names.index("valid")] > 0]
-        rows = rows[rows[:, names.index("position")].argsort()]
-        return dict(zip(names, rows.unbind(dim=1), strict=True))
 
-    @contextlib.contextmanager
-    def _sync(self, model: nn.Module, is_last: bool) -> Iterator[None]:
-        """Processes exchange gradients with the last micro-batch of a step only."""
-        self.accelerator.gradient_state._set_sync_gradients(is_last)
-        with contextlib.nullcontext() if is_last else self.accelerator.no_sync(model):
-            yield
+def gather_rows(accelerator: Accelerator, tables: Sequence[Table]) -> Table:
+    """Columns of all processes' valid rows, in the step's order. Every table has columns `valid` and `position`."""
+    names = list(tables[0])
+    rows = torch.cat([torch.stack([table[name].float() for name in names], dim=1) for table in tables])
+    # packed rows hold different numbers of examples; what is added has `valid` 0
+    rows = accelerator.gather(accelerator.pad_across_processes(rows, dim=0))
+    rows = rows[rows[:, names.index("valid")] > 0]
+    rows = rows[rows[:, names.index("position")].argsort()]
+    return dict(zip(names, rows.unbind(dim=1), strict=True))
+
+
+@contextlib.contextmanager
+def exchange_when_last(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Iterator[None]:
+    """Processes exchange gradients with the last micro-batch of a step only."""
+    accelerator.gradient_state._set_sync_gradients(is_last)
+    with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
+        yield
 
 
 def sequence_weight(tokens: Sequence[Tensor]) -> Tensor:
