@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 
+import prefopt.judge_check as judge_check_module
 from prefopt.config import parse_config
 from prefopt.errors import PrefoptError
 from prefopt.judge_check import JudgeCheckConfig, judge_check, print_judge_check, write_judge_check
+from prefopt.judges import Verdict
 from prefopt.stage import Context
 
 SLOPE, BIAS = 1.5, 1.0
@@ -123,6 +125,38 @@ def test_files_without_pairs_are_refused(tmp_path):
         PrefoptError, match=r"holds completions; judge-check needs pairs.*prefopt rank --judge"
     ):
         judge_check(str(path), _config())
+
+
+def test_a_judge_without_any_verdict_is_an_error_line(tmp_path):
+    source, _ = _pairs(tmp_path, 4)  # no gold answers: nothing for the verifier to go by
+    words = ["judge-check", "--input", source, "--judge", "verifier", "--output", "out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "prefopt", *words], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert "judge 'verifier' has no verdict on any of the 4 pairs (no gold answer)" in lines[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "out" / "judge-check.json").exists()
+
+
+def test_a_judge_whose_answers_cannot_be_read_is_an_error_line(tmp_path, monkeypatch):
+    class Mute:
+        name, both_orders, averages, cacheable = "mute", True, False, True
+
+        def compare(self, batch, seed):
+            return [Verdict("unparsed", text="well [b]\x1b[31m\nwho knows") for _ in batch]
+
+        def describe(self):
+            return {"kind": "mute"}
+
+    monkeypatch.setattr(judge_check_module, "open_judge", lambda *_: Mute())
+    source, _ = _pairs(tmp_path, 3)
+    with pytest.raises(PrefoptError, match=r"judge 'mute': none of its 12 answers names a winner") as caught:
+        judge_check(source, _config())
+    assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from prefopt.stats import share_interval
 
 SIDES = ("chosen", "rejected")
 DECIDED = ("a", "b")
+SHOWN = 80  # characters of a judge's words in an error line
 
 
 class JudgeCheckConfig(Config):
@@ -69,7 +70,8 @@ def judge_check(
     """Run a judge over labelled pairs. `journal`: file in which verdicts are kept, so that a killed run goes on.
 
     Raises:
-        PrefoptError: the file holds no pairs, or the judge cannot be opened or gives up (what it answered is kept).
+        PrefoptError: the file holds no pairs, the judge cannot be opened or gives up (what it answered is kept), or it
+            has no verdict on any pair.
     """
     context = context or Context()
     settings = DataConfig(path=source, heldout=0.0, limit=config.limit, columns=config.columns)  # type: ignore[call-arg]
@@ -89,6 +91,8 @@ def judge_check(
         judge, seed=context.seed, tie_band=config.judge.tie_band, journal=Journal(journal, "judge-check")
     )
     played = comparer.run(contests, lambda k: _once(), lambda answers: 1)
+    if none := _without_verdict(judge.name, comparer.verdicts, len(contests)):
+        raise PrefoptError(f"{source}: {none}")
     judged = [
         _judged(row, contest, game, config.group)
         for row, contest, game in zip(rows, contests, played, strict=True)
@@ -109,6 +113,26 @@ def judge_check(
         "groups": _by_group(judged),
     }
     return JudgeCheck(figures, comparer.verdicts)
+
+
+def _without_verdict(name: str, verdicts: Sequence[Mapping[str, Any]], pairs: int) -> str:
+    """What is wrong, where not one call has a verdict, with what the judge said first; else empty."""
+    from prefopt.inspect import escape
+
+    winners = {row["winner"] for row in verdicts}
+    if not winners or winners - {"missing", "unparsed"}:
+        return ""
+    first = escape(str(verdicts[0]["text"])[:SHOWN])
+    if winners == {"missing"}:
+        said = f" ({first})" if first else ""
+        return (
+            f"judge {name!r} has no verdict on any of the {pairs} pairs{said}; see docs/judges.md for what it needs, "
+            "or take another judge"
+        )
+    return (
+        f"judge {name!r}: none of its {len(verdicts)} answers names a winner (the first: {first}); mend judge.prompt or "
+        "raise judge.max_new_tokens"
+    )
 
 
 def _once() -> Moves:
