@@ -5,7 +5,7 @@ import json
 import pytest
 
 from prefopt.comparing.comparer import Comparer, Contest, outcome_of
-from prefopt.comparing.journal import Journal
+from prefopt.comparing.journal import VerdictJournal
 from prefopt.comparing.quality import (
     agreements,
     call_rates,
@@ -131,9 +131,9 @@ def test_an_unparsable_verdict_is_asked_for_once_more():
 
 def test_verdicts_are_shared_between_strategies_and_never_asked_twice(tmp_path):
     path, contests = tmp_path / "verdicts.jsonl", [contest("p"), contest("q"), contest("missing")]
-    run(Comparer(FakeJudge(), journal=Journal(path, "ipr")), contests)
+    run(Comparer(FakeJudge(), journal=VerdictJournal(path, "ipr")), contests)
     judge = FakeJudge()
-    comparer = Comparer(judge, journal=Journal(path, "other"))
+    comparer = Comparer(judge, journal=VerdictJournal(path, "other"))
     run(comparer, contests, round_robin, "round_robin")
     known = {tuple(sorted(asked[1:])) for asked in judge.asked if asked[0] != "missing"}
     assert comparer.counts.reused > 0
@@ -141,7 +141,7 @@ def test_verdicts_are_shared_between_strategies_and_never_asked_twice(tmp_path):
     assert sum(asked[0] == "missing" for asked in judge.asked) == 20  # missing is not kept
     assert len(known) < 20
     again = FakeJudge()
-    run(Comparer(again, journal=Journal(path, "third")), contests[:2], knockout, "knockout")
+    run(Comparer(again, journal=VerdictJournal(path, "third")), contests[:2], knockout, "knockout")
     assert again.asked == []
     assert "latency" not in path.read_text()
 
@@ -155,13 +155,13 @@ def test_a_killed_run_goes_on_without_repeated_calls(tmp_path, after, monkeypatc
     path = tmp_path / "v.jsonl"
     broken = FakeJudge(fail_after=after)
     with pytest.raises(RuntimeError, match="killed"):
-        run(Comparer(broken, journal=Journal(path, "key")), contests)
+        run(Comparer(broken, journal=VerdictJournal(path, "key")), contests)
     kept = path.read_text().count('"owner"')
     assert after - 4 < kept <= after  # at most the chunk in flight is lost
     with path.open("a") as file:
         file.write('{"key": "torn')
     judge = FakeJudge()
-    comparer = Comparer(judge, journal=Journal(path, "key"))
+    comparer = Comparer(judge, journal=VerdictJournal(path, "key"))
     assert run(comparer, contests) == expected
     assert comparer.counts == whole.counts  # calls before the kill count as this run's
     assert comparer.verdicts == whole.verdicts

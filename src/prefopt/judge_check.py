@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from prefopt.comparing.comparer import Comparer, Contest, Played
-from prefopt.comparing.journal import Journal
+from prefopt.comparing.journal import VerdictJournal
 from prefopt.comparing.quality import call_rates, kappa
 from prefopt.config import Config
 from prefopt.data import DataConfig, data
@@ -88,7 +88,10 @@ def judge_check(
     if check is not None:
         check([side for contest in contests for side in contest.rows])
     comparer = Comparer(
-        judge, seed=context.seed, tie_band=config.judge.tie_band, journal=Journal(journal, "judge-check")
+        judge,
+        seed=context.seed,
+        tie_band=config.judge.tie_band,
+        journal=VerdictJournal(journal, "judge-check"),
     )
     played = comparer.run(contests, lambda k: _once(), lambda answers: 1)
     if none := _without_verdict(judge.name, comparer.verdicts, len(contests)):

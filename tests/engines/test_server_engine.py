@@ -20,8 +20,8 @@ from fake_server import FakeServer, FaultProxy
 from prefopt.config import parse_config
 from prefopt.engines import Chat, EngineOptions, Sampling, batch_seed, open_engine
 from prefopt.engines.client import ServerSettings
-from prefopt.engines.journal import Journal
 from prefopt.errors import PrefoptError
+from prefopt.journal import Journal
 from prefopt.records import make_table, read_table, rows_of
 from prefopt.sample import STAGE, SampleConfig, sample
 from prefopt.stage import Context, StageFolder
@@ -103,8 +103,8 @@ def test_nothing_is_lost_or_doubled_behind_faults(tmp_path):
     assert faults > 20
     assert output.table.data.table.equals(expected.data.table)
     assert output.dropped == {}
-    with Journal(folder.work_part("sample", 0).with_name("answers.jsonl")) as journal:
-        assert sorted(record["row"] for record in journal.known) == list(range(120))
+    journal = Journal(folder.work_part("sample", 0).with_name("answers.jsonl"))
+    assert sorted(record["row"] for record in journal.read()) == list(range(120))
 
 
 def test_every_row_is_accounted_for_where_retries_do_not_suffice():

@@ -11,7 +11,7 @@ from prefopt.config import parse_config
 from prefopt.engines.client import ChatReply
 from prefopt.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, open_judge
-from prefopt.judges.server import JOURNAL, Journal, soft_verdict
+from prefopt.judges.server import JOURNAL, ReplyJournal, soft_verdict
 from prefopt.stage import WORK, Context, StageFolder
 
 _spec = importlib.util.spec_from_file_location(
@@ -157,9 +157,9 @@ def test_a_killed_run_asks_for_nothing_twice(tmp_path):
 def test_the_journal_keeps_replies_as_they_are(tmp_path):
     reply = ChatReply("A", "stop", 3, None, 0.25, ({"A": -0.5},), "")
     path = tmp_path / "deep" / "j.jsonl"
-    with Journal(path) as journal:
+    with ReplyJournal(path) as journal:
         journal.add("k", reply)
-    assert Journal(path).known == {"k": reply}
+    assert ReplyJournal(path).known == {"k": reply}
 
 
 def test_equal_calls_are_asked_once():
@@ -177,7 +177,7 @@ def test_under_faults_nothing_is_lost_and_nothing_doubled(tmp_path):
         settings = {"retries": 12, "timeout_s": 0.25, "backoff_max_s": 0.01}
         verdicts = opened(proxy.url, tmp_path, server=settings).compare(calls(30), seed=0)
     assert [v.winner for v in verdicts] == ["second"] * 15 + ["tie"] + ["first"] * 15
-    assert len(Journal(tmp_path / WORK / JOURNAL).known) == 31
+    assert len(ReplyJournal(tmp_path / WORK / JOURNAL).known) == 31
 
 
 def test_calls_that_failed_for_good_stop_the_run_and_it_continues_there(tmp_path):

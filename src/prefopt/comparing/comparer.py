@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from prefopt.comparing.journal import Journal
+from prefopt.comparing.journal import VerdictJournal
 from prefopt.judges import TIE_BAND, Comparison, PairwiseJudge, Verdict, winner_of
 from prefopt.records import Row, digest
 from prefopt.rules.tournament import FLIPPED, Final, Moves, Outcome, Pair
@@ -71,13 +71,13 @@ class Comparer:
         *,
         seed: int = 0,
         tie_band: float = TIE_BAND,
-        journal: Journal | None = None,
+        journal: VerdictJournal | None = None,
         budget: int | None = None,
     ) -> None:
         self.judge = judge
         self.seed = seed
         self.tie_band = tie_band
-        self.journal = Journal(None, "") if journal is None else journal
+        self.journal = VerdictJournal(None, "") if journal is None else journal
         self.budget = budget
         self.counts = Counts()
         self.verdicts: list[Row] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.engines import Completion, Refusal, RowEngine, Sampling
-from prefopt.engines.journal import Journal
+from prefopt.journal import Journal
 from prefopt.records import Row
 from prefopt.stage import StageFolder, progress
 
@@ -28,8 +28,8 @@ def answer_rows(
     A killed process loses the calls in flight. The next one asks them, and those that the server gave up on.
     """
     found: dict[int, Completion | Refusal] = {}
-    with nullcontext() if folder is None else Journal(_path(folder, label)) as journal:
-        for record in journal.known if journal else ():
+    with Journal(_path(folder, label) if folder else None) as journal:
+        for record in journal.read():
             index = record.get("row")
             if isinstance(index, int) and index < len(rows) and record.get("id") == rows[index]["id"]:
                 found[index] = _read(record)
@@ -40,7 +40,7 @@ def answer_rows(
             def keep(place: int, answer: Completion | Refusal) -> None:
                 index = todo[place]
                 found[index] = answer
-                if journal and not (isinstance(answer, Refusal) and answer.again):
+                if not (isinstance(answer, Refusal) and answer.again):
                     journal.add({"row": index, "id": rows[index]["id"], **_written(answer)})
                 advance(1)
 

@@ -7,15 +7,15 @@ twice. Where the server gives log-probs, the verdict also has a probability.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from prefopt.engines.client import GAVE_UP, NO_ROOM, ChatClient, ChatReply, ChatRequest
 from prefopt.errors import PrefoptError
+from prefopt.journal import Journal
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
 from prefopt.judges.parse import parse_verdict
 from prefopt.judges.prompt import REASONED, load_prompt, texts_of
@@ -43,7 +43,7 @@ class ServerJudge:
         self.client = client
         self.name = f"server:{config.server.model}"
         self.prompt = load_prompt(config, REASONED)
-        self.journal = Journal(journal)
+        self.journal = ReplyJournal(journal)
 
     def compare(self, batch: Sequence[Comparison], seed: int) -> list[Verdict]:
         """One verdict per call.
@@ -105,47 +105,31 @@ class ServerJudge:
         }
 
 
-class Journal:
-    """Replies by key, one JSON line each, written as they arrive. A last line cut by a kill counts for nothing."""
+class ReplyJournal:
+    """Key -> reply in a journal, written as they arrive. path None: memory only."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
         self.known: dict[str, ChatReply] = {}
-        self._file: TextIO | None = None
-        if path is not None and path.is_file():
-            self._read(path)
-
-    def _read(self, path: Path) -> None:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        self._journal = Journal(path)
+        for entry in self._journal.read():
             try:
-                entry = json.loads(line)
-                reply = ChatReply(**entry["reply"])
-            except (ValueError, KeyError, TypeError):
+                key, reply = entry["key"], ChatReply(**entry["reply"])
+            except (KeyError, TypeError):
                 continue
             tops = reply.top_logprobs
-            self.known[entry["key"]] = (
-                reply if tops is None else ChatReply(**{**entry["reply"], "top_logprobs": tuple(tops)})
-            )
+            self.known[key] = reply if tops is None else replace(reply, top_logprobs=tuple(tops))
 
     def add(self, key: str, reply: ChatReply) -> None:
         """Keep a reply, on the disk too."""
         self.known[key] = reply
-        if self._file is not None:
-            self._file.write(json.dumps({"key": key, "reply": asdict(reply)}) + "\n")
-            self._file.flush()
+        self._journal.add({"key": key, "reply": asdict(reply)})
 
-    def __enter__(self) -> Journal:
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a", encoding="utf-8")
-            if self._file.tell():
-                self._file.write("\n")  # apart from a line that a kill left without its end
+    def __enter__(self) -> ReplyJournal:
+        self._journal.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._journal.__exit__(*error)
 
 
 def _both(first: ChatReply, second: ChatReply) -> ChatReply:

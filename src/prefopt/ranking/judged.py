@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.comparing.comparer import Comparer, Contest, Played
-from prefopt.comparing.journal import Journal
+from prefopt.comparing.journal import VerdictJournal
 from prefopt.comparing.quality import cycle_figures, quality_of, winner_agreement
 from prefopt.judges import open_judge
 from prefopt.ranking.pairs import Group, Outcome
@@ -124,14 +124,14 @@ def _most(strategy: str) -> Callable[[int], int]:
     return lambda answers: most_comparisons(strategy, answers)
 
 
-def _journal(config: RankConfig, context: Context) -> Journal:
+def _journal(config: RankConfig, context: Context) -> VerdictJournal:
     """Verdicts kept in `verdict_cache`, else in the stage's folder; they stay when the stage is done."""
     path: Path | None = config.verdict_cache
     owner = ""
     if context.folder is not None:
         path = path or context.folder.path / JOURNAL
         owner = context.folder.running_key
-    return Journal(path, owner)
+    return VerdictJournal(path, owner)
 
 
 def _outcome(group: Group, game: Played, places: Standing) -> Outcome:
