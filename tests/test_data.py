@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prefopt.columns import COLUMNS
 from prefopt.config import parse_config
 from prefopt.data import STAGE, DataConfig, data, source_digest
 from prefopt.errors import PrefoptError
 from prefopt.reading.checks import NUMBERS
-from prefopt.records import COLUMNS, Row, file_digest, make_table, read_table, rows_of, to_json, write_table
+from prefopt.records import Row, file_digest, make_table, read_table, rows_of, to_json, write_table
 from prefopt.stage import Context, StageOutput
 
 U, A, S = (

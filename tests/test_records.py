@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prefopt.columns import COLUMNS
 from prefopt.errors import PrefoptError
 from prefopt.records import (
-    COLUMNS,
     atomic_file,
     digest,
     file_digest,

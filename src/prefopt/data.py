@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from prefopt.columns import COLUMNS
 from prefopt.config import Config
 from prefopt.errors import PrefoptError, nearest
 from prefopt.reading import readers
@@ -34,7 +35,7 @@ from prefopt.reading.dialogue import BadRow, turns
 from prefopt.reading.files import plain
 from prefopt.reading.formats import Format, detect, known_names
 from prefopt.reading.naming import content_key, hold_out, name_rows
-from prefopt.records import COLUMNS, Row, digest, make_table, rows_of
+from prefopt.records import Row, digest, make_table, rows_of
 from prefopt.stage import Context, Stage, StageOutput
 
 if TYPE_CHECKING:

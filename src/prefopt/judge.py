@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from prefopt.columns import COLUMNS
 from prefopt.config import Config
 from prefopt.errors import PrefoptError
-from prefopt.records import COLUMNS, Row, make_table, rows_of
+from prefopt.records import Row, make_table, rows_of
 from prefopt.sample import length_figures
 from prefopt.stage import Context, Stage, StageOutput, map_parts, progress
 from prefopt.stats import entropy_nats, mean_pass_at_k, share_interval

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from prefopt.columns import COLUMNS
 from prefopt.config import Config
 from prefopt.errors import PrefoptError, nearest
 from prefopt.judges import PairwiseJudgeConfig, judge_files
@@ -30,7 +31,7 @@ from prefopt.ranking.pairs import (
     pair_rows,
     prompt_columns,
 )
-from prefopt.records import COLUMNS, Row, make_table, require, rows_of
+from prefopt.records import Row, make_table, require, rows_of
 from prefopt.rules.content import is_empty, text_of
 from prefopt.rules.order import hash_order
 from prefopt.rules.pairing import UNPARSED, score_pairs, verify_pairs

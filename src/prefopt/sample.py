@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from prefopt.columns import COLUMNS
 from prefopt.config import Config
 from prefopt.engines import (
     ENGINES,
@@ -31,7 +32,7 @@ from prefopt.engines import (
 from prefopt.engines.client import NO_ROOM, ServerSettings
 from prefopt.engines.rows import answer_rows
 from prefopt.errors import PrefoptError, nearest
-from prefopt.records import COLUMNS, Row, make_table, rows_of
+from prefopt.records import Row, make_table, rows_of
 from prefopt.stage import Context, Stage, StageFolder, StageOutput, map_parts
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from prefopt.records import COLUMNS, Row, arrow_type, decode_rows, make_table
+from prefopt.columns import COLUMNS, arrow_type
+from prefopt.records import Row, decode_rows, make_table
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from prefopt.records import COLUMNS, Row
+from prefopt.columns import COLUMNS
+from prefopt.records import Row
 from prefopt.rules.content import is_empty, same
 from prefopt.stage import Context
 

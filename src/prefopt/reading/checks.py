@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from prefopt.columns import COLUMNS
 from prefopt.errors import PrefoptError
 from prefopt.reading.dialogue import (
     BadRow,
@@ -21,7 +22,7 @@ from prefopt.reading.dialogue import (
     user,
 )
 from prefopt.reading.strict_json import parse_json
-from prefopt.records import COLUMNS, Row
+from prefopt.records import Row
 
 # numbers that a file may bring and later stages use; in pairs a bad one drops the row
 WEIGHT = "weight"

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prefopt.columns import COLUMNS
 from prefopt.errors import PrefoptError
 from prefopt.reading.converters import (
     CONVERSATIONS,
@@ -36,7 +37,7 @@ from prefopt.reading.converters import (
     transcripts,
     unpaired,
 )
-from prefopt.records import COLUMNS, Row
+from prefopt.records import Row
 
 KINDS = ("prompts", "completions", "pairs", "unpaired")
 Sample = Mapping[str, Any]  # column -> its first value that is not null, over the first rows of a file
