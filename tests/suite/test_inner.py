@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from prefopt.errors import PrefoptError
 from prefopt.losses import build_loss
 from prefopt.suite import inner as I
+from prefopt.suite import traced_loss
 from prefopt.suite.bank import Bank
 from prefopt.suite.methods import METHODS
 from prefopt.suite.policy import init_policy, log_prob, normalise
@@ -112,19 +113,21 @@ def test_the_traced_loss_is_the_librarys(name):
     rng = np.random.default_rng(0)
     inputs = {
         n: jnp.asarray(rng.uniform(-60, -20, 6), jnp.float32)
-        for n in I.GIVEN
+        for n in traced_loss.GIVEN
         if n not in ("label", "kl", "progress")
     }
     inputs |= {n: jnp.full(6, 20.0) for n in ("chosen_tokens", "rejected_tokens", "tokens")}
     inputs |= {"label": jnp.arange(6) < 3, "kl": jnp.float32(0.5), "progress": 0.5}
-    structure, numbers = I.split_loss(loss)
-    assert structure == I.split_loss(other)[0]
+    structure, numbers = traced_loss.split_loss(loss)
+    assert structure == traced_loss.split_loss(other)[0]
     moved = "completion" if loss.kind == "unpaired" else "chosen"
 
     def total(value, x):
         return jnp.sum(value({**inputs, moved: x}))
 
-    ours = jax.jit(jax.value_and_grad(lambda x, n: total(I.loss_with(other, n), x)))(inputs[moved], numbers)
+    ours = jax.jit(jax.value_and_grad(lambda x, n: total(traced_loss.loss_with(other, n), x)))(
+        inputs[moved], numbers
+    )
     theirs = jax.value_and_grad(lambda x: total(loss, x))(inputs[moved])
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-4, atol=1e-7)
