@@ -134,7 +134,8 @@ def measure(folder: Path, kind: str, rows: int) -> dict[str, Any]:
 
 def run_pass(folder: Path, kind: str, rows: int) -> None:
     """The stage as its verb runs it."""
-    from prefopt.pipeline import BY_NAME, run_alone
+    from prefopt.alone import run_alone
+    from prefopt.pipeline import BY_NAME
     from prefopt.stage import Context
 
     settings: dict[str, Any] = {"max_length": 64}

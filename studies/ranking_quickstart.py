@@ -23,9 +23,10 @@ from quickstart import over_seeds
 
 from prefopt.config import load_yaml, merge, parse_config
 from prefopt.judges.simulated import sigmoid, uniforms
-from prefopt.pipeline import BY_NAME, run, stage_seed
+from prefopt.pipeline import BY_NAME, run
 from prefopt.recipe import Recipe
 from prefopt.records import Row, read_table, rows_of
+from prefopt.running import stage_seed
 from prefopt.stage import Context
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"

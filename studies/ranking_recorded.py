@@ -119,7 +119,8 @@ def run_recorded(seeds: int, data: Path) -> dict[str, Any]:
 
 def tournaments_of(data: Path) -> dict[str, tuple[list[Tournament], bool]]:
     """Set -> tournaments, and whether only the complete ones count."""
-    from prefopt.pipeline import open_input, rows_of
+    from prefopt.alone import open_input
+    from prefopt.records import rows_of
 
     def rows(name: str) -> list[Row]:
         return rows_of(open_input(str(data / name), Context()).table)

@@ -75,7 +75,8 @@ def training_rows(data: Path, domain: str, seed: int, most: int) -> list[Row]:
 @functools.cache
 def read_rows(path: Path) -> list[Row]:
     """Completions of a tournament file."""
-    from prefopt.pipeline import open_input, rows_of
+    from prefopt.alone import open_input
+    from prefopt.records import rows_of
 
     return rows_of(open_input(str(path), Context()).table)
 

@@ -6,9 +6,10 @@ import math
 import pytest
 
 from prefopt.evaluation.figures import pair_figures, sample_figures
-from prefopt.pipeline import BY_NAME, Done
+from prefopt.pipeline import BY_NAME
 from prefopt.recipe import Recipe
 from prefopt.records import make_table, write_json
+from prefopt.running import Done
 from prefopt.stage import StageFolder, StageOutput
 from prefopt.summary import print_summary, summarize
 from prefopt.verdict import verdict, warnings_of

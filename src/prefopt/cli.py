@@ -108,9 +108,10 @@ def inspect_command(
     max_length: Annotated[int, typer.Option(help="truncation, tokens")] = 1024,
 ) -> None:
     """Print a row as the model sees it: tokens, mask, which tokens count."""
+    from prefopt.alone import open_input
     from prefopt.inspect import describe_row
     from prefopt.llm.model import load_tokenizer, resolve_model
-    from prefopt.pipeline import open_input, rows_of
+    from prefopt.records import rows_of
     from prefopt.stage import Context
 
     rows = rows_of(open_input(source, Context()).table)
@@ -259,8 +260,8 @@ def _run_verb(
     options: tuple[Path | None, str | None, int, bool],
     words: list[str],
 ) -> None:
+    from prefopt.alone import run_alone
     from prefopt.config import load_yaml, merge, parse_config, parse_overrides
-    from prefopt.pipeline import run_alone
     from prefopt.ranking.estimate import judge_words
     from prefopt.stage import Context
 
@@ -287,8 +288,9 @@ def _run_verb(
 
 
 def _print_estimate(config: Any, source: str, seed: int) -> None:
-    from prefopt.pipeline import open_input, rows_of
+    from prefopt.alone import open_input
     from prefopt.ranking.estimate import estimate, show_estimate
+    from prefopt.records import rows_of
     from prefopt.stage import Context
 
     context = Context(seed=seed)

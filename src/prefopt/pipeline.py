@@ -12,19 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefopt import __version__, data, evaluate, judge, rank, reference, sample, select, train, weight
 from prefopt.errors import PrefoptError
 from prefopt.recipe import BASE, Recipe, resolve_arms
-from prefopt.records import digest, file_digest, is_ours, read_table, require, rows_of, write_json
+from prefopt.records import digest, write_json
 from prefopt.rounds import Round, check_rounds, round_home, train_inputs
-from prefopt.stage import Context, Stage, StageFolder, StageOutput
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from prefopt.running import Done, Run, execute, stage_seed
+from prefopt.stage import Context, Stage
 
 STAGES: tuple[Stage, ...] = (
     data.STAGE,
@@ -45,31 +42,6 @@ SKIPPED_BY_KIND = {
     "pairs": ("sample", "judge", "rank"),
     "unpaired": ("sample", "judge", "rank"),
 }
-
-
-@dataclass(frozen=True)
-class Done:
-    """A finished (or skipped) stage: its key and where its table lies."""
-
-    key: str
-    folder: StageFolder
-
-
-@dataclass
-class Run:
-    """State of one `run`: the folder, the model and every finished stage by key."""
-
-    root: Path
-    recipe: Recipe
-    strict: bool
-    model: Path = Path()
-    model_key: str = ""
-    done: dict[str, Done] = field(default_factory=dict)
-
-
-def stage_seed(seed: int, name: str) -> int:
-    """The seed of a stage (31 bits), derived from the run's seed and the stage's name."""
-    return int(digest(seed, name)[:8], 16) & 0x7FFFFFFF
 
 
 def run(recipe: Recipe, output: Path, *, strict: bool = False) -> dict[str, Any]:
@@ -271,107 +243,3 @@ def _test_prompts(state: Run, config: Any) -> Done:
         state, BY_NAME["data"], config.data, state.root, None, context,
         extra=["test", data.source_digest(config.data)], folder_name="00-test",
     )  # fmt: skip
-
-
-def execute(
-    state: Run,
-    stage: Stage,
-    config: Any,
-    home: Path,
-    upstream: Done | None,
-    context: Context,
-    *,
-    extra: list[str] | None = None,
-    folder_name: str | None = None,
-    model_key: str | None = None,
-) -> Done:
-    """Run one stage unless its key is known to be finished, here or in an arm that shares it.
-
-    model_key: of the model it runs with, where that is not the run's.
-    """
-    settings = config.model_dump(mode="json")
-    wanted = (state.model_key if model_key is None else model_key) if stage.wants_model(config) else ""
-    parts = [stage.name, settings, context.seed, context.strict, upstream.key if upstream else "", wanted]
-    key = digest(*parts, [*(extra or []), *stage.outside(config)], __version__)
-    if key in state.done:
-        return state.done[key]
-    folder = StageFolder(home / (folder_name or stage.folder_name))
-    if not folder.finished(key):
-        table = upstream.folder.table() if upstream else None
-        _run_stage(
-            stage, config, folder, table, context, {"key": key, "input": upstream.key if upstream else None}
-        )
-    state.done[key] = Done(key, folder)
-    return state.done[key]
-
-
-def _run_stage(
-    stage: Stage,
-    config: Any,
-    folder: StageFolder,
-    table: Dataset | None,
-    context: Context,
-    about: Mapping[str, Any],
-) -> StageOutput:
-    """Run a stage in its folder and write table, timings and manifest."""
-    folder.begin(about["key"])
-    if table is not None:
-        require(table, stage.reads, f"{stage.name} ({folder.path})")
-    context = Context(context.seed, context.model, folder, context.strict, context.inputs)
-    with folder.timed("stage"):
-        output = stage.run(table, config, context)
-    folder.finish(stage, output, {
-        **about,
-        "config": config.model_dump(mode="json"),
-        "seed": context.seed,
-        "rows_in": output.quality.get("rows_in", table.num_rows if table is not None else None),
-    })  # fmt: skip
-    return output
-
-
-def run_alone(stage: Stage, config: Any, source: str, output: Path, context: Context) -> StageOutput:
-    """One stage on one input (CLI verbs): `source` is a Parquet file, a stage folder or any data the reader knows."""
-    is_data = stage.name == "data"
-    opened = None if is_data else open_input(source, context)
-    input_key = data.source_digest(config) if is_data else _input_key(source)
-    folder = StageFolder(output)
-    model_key = ""
-    if stage.wants_model(config):
-        from prefopt.llm.model import model_digest
-
-        if context.model is None:
-            raise PrefoptError(f"prefopt {stage.name}: no model; give --model DIR")
-        model_key = model_digest(context.model)
-    settings = config.model_dump(mode="json")
-    tests = getattr(config, "data", None)
-    test_key = data.source_digest(tests) if tests else ""
-    parts = [stage.name, settings, context.seed, context.strict, input_key, test_key, model_key]
-    key = digest(*parts, stage.outside(config), __version__)
-    if folder.finished(key):
-        manifest = folder.manifest or {}
-        return StageOutput(folder.table(), manifest.get("dropped", {}), manifest.get("quality", {}))
-    at_reading = dict(opened.dropped) if opened else {}
-    about = {"key": key, "input": input_key, "dropped_at_reading": at_reading}
-    result = _run_stage(stage, config, folder, opened.table if opened else None, context, about)
-    return replace(result, dropped={**at_reading, **result.dropped})
-
-
-def open_input(source: str, context: Context) -> StageOutput:
-    """The table of a Parquet file of ours, of a stage folder, or of any data file the reader knows (with its drops)."""
-    path = Path(source)
-    if path.is_dir():
-        return StageOutput(StageFolder(path).table())
-    if path.suffix == ".parquet" and path.is_file() and is_ours(path):
-        return StageOutput(read_table(path))
-    config = data.DataConfig(path=source, heldout=0.0)
-    return data.data(None, config, Context(context.seed, strict=context.strict))
-
-
-def _input_key(source: str) -> str:
-    path = Path(source)
-    if path.is_dir():
-        return digest(*(file_digest(part) for part in StageFolder(path).parts()))
-    return data.source_digest(data.DataConfig(path=source))
-
-
-__all__ = ["BY_NAME", "STAGES", "execute", "open_input", "rows_of", "run", "run_alone", "stage_seed"]

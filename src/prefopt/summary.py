@@ -12,8 +12,8 @@ from prefopt.stats import share_interval
 from prefopt.verdict import arm_name, smoke_note, verdict, warnings_of
 
 if TYPE_CHECKING:
-    from prefopt.pipeline import Done
     from prefopt.recipe import Recipe
+    from prefopt.running import Done
 
 BASE = "base"
 Summary = dict[str, Any]

@@ -285,8 +285,8 @@ def base_model(name: str, source: str, output: Path, seed: int) -> Path:
 
     if name != "tiny" or Path(name).is_dir():
         return resolve_model(name)
+    from prefopt.alone import open_input
     from prefopt.llm.tiny import build_tiny_for
-    from prefopt.pipeline import open_input
 
     table = open_input(source, Context()).table
     return build_tiny_for(table, output / "base", key=digest("tiny reward", rows_of(table), seed), seed=seed)

@@ -157,7 +157,7 @@ def test_killed_run_repeats_no_stored_call(tmp_path):
 
 
 def test_key_is_in_no_file_and_no_output(tmp_path, monkeypatch, capfd):
-    from prefopt.pipeline import run_alone
+    from prefopt.alone import run_alone
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     prompts = tmp_path / "prompts.jsonl"

@@ -10,10 +10,11 @@ from typing import Any
 
 from prefopt.evaluation.figures import against, pair_figures, sample_figures
 from prefopt.judge import STAGE as JUDGE
-from prefopt.pipeline import BY_NAME, Done
+from prefopt.pipeline import BY_NAME
 from prefopt.rank import STAGE as RANK
 from prefopt.recipe import Recipe
 from prefopt.records import Row, make_table, write_json
+from prefopt.running import Done
 from prefopt.select import STAGE as SELECT
 from prefopt.stage import Context, Stage, StageFolder, StageOutput
 from prefopt.summary import summarize

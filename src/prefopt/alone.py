@@ -1,0 +1,58 @@
+"""One stage alone, on a file or on another stage's folder: what a verb of the command line does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefopt import __version__, data
+from prefopt.errors import PrefoptError
+from prefopt.records import digest, file_digest, is_ours, read_table
+from prefopt.running import run_stage
+from prefopt.stage import Context, Stage, StageFolder, StageOutput
+
+
+def run_alone(stage: Stage, config: Any, source: str, output: Path, context: Context) -> StageOutput:
+    """One stage on one input (CLI verbs): `source` is a Parquet file, a stage folder or any data the reader knows."""
+    is_data = stage.name == "data"
+    opened = None if is_data else open_input(source, context)
+    input_key = data.source_digest(config) if is_data else _input_key(source)
+    folder = StageFolder(output)
+    model_key = ""
+    if stage.wants_model(config):
+        from prefopt.llm.model import model_digest
+
+        if context.model is None:
+            raise PrefoptError(f"prefopt {stage.name}: no model; give --model DIR")
+        model_key = model_digest(context.model)
+    settings = config.model_dump(mode="json")
+    tests = getattr(config, "data", None)
+    test_key = data.source_digest(tests) if tests else ""
+    parts = [stage.name, settings, context.seed, context.strict, input_key, test_key, model_key]
+    key = digest(*parts, stage.outside(config), __version__)
+    if folder.finished(key):
+        manifest = folder.manifest or {}
+        return StageOutput(folder.table(), manifest.get("dropped", {}), manifest.get("quality", {}))
+    at_reading = dict(opened.dropped) if opened else {}
+    about = {"key": key, "input": input_key, "dropped_at_reading": at_reading}
+    result = run_stage(stage, config, folder, opened.table if opened else None, context, about)
+    return replace(result, dropped={**at_reading, **result.dropped})
+
+
+def open_input(source: str, context: Context) -> StageOutput:
+    """The table of a Parquet file of ours, of a stage folder, or of any data file the reader knows (with its drops)."""
+    path = Path(source)
+    if path.is_dir():
+        return StageOutput(StageFolder(path).table())
+    if path.suffix == ".parquet" and path.is_file() and is_ours(path):
+        return StageOutput(read_table(path))
+    config = data.DataConfig(path=source, heldout=0.0)
+    return data.data(None, config, Context(context.seed, strict=context.strict))
+
+
+def _input_key(source: str) -> str:
+    path = Path(source)
+    if path.is_dir():
+        return digest(*(file_digest(part) for part in StageFolder(path).parts()))
+    return data.source_digest(data.DataConfig(path=source))
