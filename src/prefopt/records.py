@@ -99,8 +99,6 @@ def make_table(rows: Sequence[Row], names: Sequence[str] = ()) -> Dataset:
     `names` must be in the vocabulary; they exist in the result even when there is no row.
     """
     import pyarrow as pa
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
 
     present: dict[str, None] = {}
     for row in rows:
@@ -112,7 +110,19 @@ def make_table(rows: Sequence[Row], names: Sequence[str] = ()) -> Dataset:
         values = [row.get(name) for row in rows]
         known = COLUMNS.get(name)
         arrays.append(_known_array(name, known, values) if known else _extra_array(values))
-    return Dataset(InMemoryTable(pa.Table.from_arrays(arrays, names=list(order))))
+    return as_dataset(pa.Table.from_arrays(arrays, names=list(order)))
+
+
+def as_dataset(table: pa.Table) -> Dataset:
+    """An Arrow table as a table of `datasets`, without a copy.
+
+    Given no fingerprint, `datasets` takes a digest of all rows, for which it pickles them in memory.
+    """
+    from datasets import Dataset
+    from datasets.fingerprint import generate_random_fingerprint
+    from datasets.table import InMemoryTable
+
+    return Dataset(InMemoryTable(table), fingerprint=generate_random_fingerprint())
 
 
 def rows_of(table: Dataset) -> list[Row]:
@@ -181,21 +191,19 @@ def read_table(paths: Path | Sequence[Path]) -> Dataset:
     """Read one or several Parquet files written by `write_table` (or any Parquet with these columns)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
 
     files = [paths] if isinstance(paths, Path) else list(paths)
     try:
         if sum(pq.read_metadata(path).num_rows for path in files) >= MAPPED_ROWS:
             from prefopt.table_rows import mapped_files
 
-            return Dataset(InMemoryTable(mapped_files(files)))
+            return as_dataset(mapped_files(files))
         tables = [pq.read_table(path) for path in files]
     except (pa.ArrowInvalid, OSError) as error:
         raise PrefoptError(
             f"{files[0]}: not a readable Parquet file ({str(error).splitlines()[0]})"
         ) from None
-    return Dataset(InMemoryTable(pa.concat_tables(tables, promote_options="permissive").combine_chunks()))
+    return as_dataset(pa.concat_tables(tables, promote_options="permissive").combine_chunks())
 
 
 class atomic_file:

@@ -7,10 +7,12 @@ Selection, weights and training read these numbers; no later stage loads a secon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from prefopt.config import Config
@@ -21,6 +23,7 @@ from prefopt.stage import Context, Stage, StageOutput, iter_parts
 from prefopt.table_rows import TableRows, has_stored_types, joined_tables, part_table, with_columns
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 READS = ("id", "prompt")  # and chosen and rejected, or completion: reference names what is missing
@@ -84,8 +87,9 @@ def reference(table: Dataset, config: ReferenceConfig, context: Context) -> Stag
         )
     rows = TableRows(table)
     work = ReferencePass(config, context, sides, rows)
-    kept, added, tally = _scored(rows, work, context)
-    if not any(kept):
+    added, tally = _scored(rows, work, context)
+    kept = tally.kept
+    if not kept.any():
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(tally.dropped.items()))
         raise PrefoptError(
             f"reference: no {'pair' if len(sides) > 1 else 'row'} left ({reasons or 'the input is empty'}); see "
@@ -102,26 +106,33 @@ def reference(table: Dataset, config: ReferenceConfig, context: Context) -> Stag
 
 @dataclass
 class _Tally:
+    kept: NDArray[np.bool_]
     dropped: dict[str, int] = field(default_factory=dict)
     reused: int = 0
 
 
-def _scored(rows: TableRows, work: ReferencePass, context: Context) -> tuple[list[bool], Dataset, _Tally]:
-    """Which rows are kept, the new columns of those, and counts; part by part."""
-    kept: list[bool] = []
-    tables, tally = [part_table([], work.adds)], _Tally()
-    for part in iter_parts(rows, work.part, folder=context.folder, part_rows=PART_ROWS, label="reference"):
-        for index, result in enumerate(part, start=len(kept)):
-            if result["drop"] is not None:
-                context.drop(tally.dropped, result["drop"], f"reference: row {rows[index]['id']!r}")
-        good = [result for result in part if result["drop"] is None]
-        kept += [result["drop"] is None for result in part]
-        tables.append(part_table(good, work.adds))
-        tally.reused += sum(bool(result["reused"]) for result in part)
-    return kept, joined_tables(tables), tally
+def _scored(rows: TableRows, work: ReferencePass, context: Context) -> tuple[Dataset, _Tally]:
+    """The new columns of the rows that are kept, which these are, and counts; part by part."""
+    tally = _Tally(np.zeros(len(rows), dtype=np.bool_))
+
+    def tables() -> Iterator[pa.Table]:
+        yield part_table([], work.adds)
+        start = 0
+        for part in iter_parts(
+            rows, work.part, folder=context.folder, part_rows=PART_ROWS, label="reference"
+        ):
+            for index, result in enumerate(part, start=start):
+                tally.kept[index] = result["drop"] is None
+                if result["drop"] is not None:
+                    context.drop(tally.dropped, result["drop"], f"reference: row {rows[index]['id']!r}")
+            tally.reused += sum(bool(result["reused"]) for result in part)
+            start += len(part)
+            yield part_table([result for result in part if result["drop"] is None], work.adds)
+
+    return joined_tables(tables()), tally
 
 
-def _complete(rows: TableRows, kept: Sequence[bool], added: Dataset) -> Iterator[list[Row]]:
+def _complete(rows: TableRows, kept: NDArray[np.bool_], added: Dataset) -> Iterator[list[Row]]:
     """The kept rows with their new columns, in parts, as the store reads them."""
     values = iter(TableRows(added))
     for start in range(0, len(rows), PART_ROWS):

@@ -5,29 +5,41 @@ Every row stays in the table; `kept` says which train rows go on. The rules are 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator, model_validator
 
+from prefopt.column_arrays import (
+    Coded,
+    Floats,
+    Mask,
+    Places,
+    Texts,
+    first_repeat,
+    flags,
+    floats,
+    text_order,
+    values_of,
+)
 from prefopt.config import Config
 from prefopt.errors import PrefoptError, nearest
-from prefopt.records import Row, make_table, rows_of
+from prefopt.records import Row, as_dataset, make_table, rows_of
 from prefopt.rules import selection
 from prefopt.rules.content import text_of
 from prefopt.rules.selection import RULES, find_rule
 from prefopt.rules.stats import by_decile, correlation, histogram, mean
 from prefopt.stage import Context, Stage, StageOutput
+from prefopt.table_rows import has_stored_types, with_columns
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 Score = Literal["gap_mean", "gap_sum", "abs_gap_mean", "abs_gap_sum", "column"]
+ADDS = ("gap_sum", "gap_mean", "kept")
+SIDES = ("chosen", "rejected")
 CATEGORY_COLUMNS = ("category", "subset")
 SHOWN_CATEGORIES = 30
 REMEDY = "run `prefopt reference` first, or take a rule that needs no score (random, all)"
@@ -72,43 +84,50 @@ def select(table: Dataset, config: SelectConfig, context: Context) -> StageOutpu
     Raises:
         PrefoptError: a column is missing, ids are not unique, a score is not a number (strict), or nothing is kept.
     """
-    rows = rows_of(table)
-    _check_ids(rows)
-    _check_columns(table.column_names, rows, config)
-    gaps = _gaps(rows)
-    scores, truncated = _scores(rows, gaps, config), np.array([bool(r.get("truncated")) for r in rows])
-    scores = np.where(truncated, np.nan, scores)
+    if not has_stored_types(table):
+        table = make_table(rows_of(table))
+    _check_ids(table)
+    _check_columns(table, config)
+    gaps, truncated = _gaps(table), flags(table, "truncated", lambda row: bool(row.get("truncated")))
+    scores = np.where(truncated, np.nan, _scores(table, gaps, config))
     # sorted by id: figures are sums of floats, and must not depend on the order of rows
-    train = sorted((i for i, row in enumerate(rows) if is_train(row)), key=lambda i: rows[i]["id"])
-    own = [rows[i] for i in train]
-    unscored = [row["id"] for row, s, t in zip(own, scores[train], truncated[train], strict=True) if not t and np.isnan(s)]  # fmt: skip
-    if unscored and context.strict and find_rule(config.rule).needs_score:
-        raise PrefoptError(f"select: row {unscored[0]!r} has no {config.score} score (--strict); {REMEDY}")
+    by_id, is_own = text_order(table, "id"), flags(table, "split", is_train)
+    train = by_id[is_own[by_id]]
+    ids = Texts(table, "id", train)
+    unscored = np.flatnonzero(~truncated[train] & np.isnan(scores[train]))
+    if len(unscored) and context.strict and find_rule(config.rule).needs_score:
+        raise PrefoptError(
+            f"select: row {ids[int(unscored[0])]!r} has no {config.score} score (--strict); {REMEDY}"
+        )
     mask, cuts = selection.choose(
         scores[train],
-        [row["id"] for row in own],
+        ids,
         config.rule,
         fraction=config.fraction,
         limit=config.threshold or 0.0,
         seed=context.seed,
-        strata=[str(row[config.stratify_by]) for row in own] if config.stratify_by else None,
+        strata=_strata(table, config.stratify_by, train) if config.stratify_by else None,
     )
     if not mask.any():
-        raise PrefoptError(_nothing_kept(config, len(own), int(truncated[train].sum()), len(unscored)))
-    kept = np.ones(len(rows), dtype=np.bool_)
+        raise PrefoptError(_nothing_kept(config, len(train), int(truncated[train].sum()), len(unscored)))
+    kept = np.ones(table.num_rows, dtype=np.bool_)
     kept[train] = mask
-    for i, row in enumerate(rows):
-        row.update(
-            gap_sum=_or_none(gaps["gap_sum"][i]), gap_mean=_or_none(gaps["gap_mean"][i]), kept=bool(kept[i])
-        )
-    quality = _quality(
-        own, {name: g[train] for name, g in gaps.items()}, scores[train], mask, truncated[train]
-    )
-    quality["counts"] |= {"rows": len(rows), "held_out": len(rows) - len(own)}
-    quality["histogram"] = _histogram(config, scores[train], mask, cuts)
-    quality["categories"] = _categories(own, mask, (config.stratify_by or "", *CATEGORY_COLUMNS))
-    quality = {"settings": config.model_dump(mode="json"), "seed": context.seed, **quality}
-    return StageOutput(make_table(rows, ("gap_sum", "gap_mean", "kept")), {}, quality)
+    quality = {
+        "settings": config.model_dump(mode="json"),
+        "seed": context.seed,
+        **_quality(table, train, gaps, scores, mask, truncated),
+        "histogram": _histogram(config, scores[train], mask, cuts),
+        "categories": _categories(table, train, mask, (config.stratify_by or "", *CATEGORY_COLUMNS)),
+    }
+    return StageOutput(with_columns(table, _added(gaps, kept), first=ADDS), {}, quality)
+
+
+def _added(gaps: Mapping[str, Floats], kept: Mask) -> Dataset:
+    """The columns `ADDS`; a gap that is not known is null."""
+    import pyarrow as pa
+
+    columns = {name: pa.array(gap, pa.float64(), mask=~np.isfinite(gap)) for name, gap in gaps.items()}
+    return as_dataset(pa.table({**columns, "kept": pa.array(kept)}))
 
 
 def is_train(row: Row) -> bool:
@@ -116,15 +135,15 @@ def is_train(row: Row) -> bool:
     return (row.get("split") or "train") == "train"
 
 
-def _check_ids(rows: list[Row]) -> None:
-    seen: set[str] = set()
-    for row in rows:
-        if row["id"] in seen or row["id"] is None:
-            raise PrefoptError(f"select: id {row['id']!r} stands in several rows; give every row its own id")
-        seen.add(row["id"])
+def _check_ids(table: Dataset) -> None:
+    place = first_repeat(table, "id")
+    if place is not None:
+        name = table.data.table.column("id")[place].as_py()
+        raise PrefoptError(f"select: id {name!r} stands in several rows; give every row its own id")
 
 
-def _check_columns(names: list[str], rows: list[Row], config: SelectConfig) -> None:
+def _check_columns(table: Dataset, config: SelectConfig) -> None:
+    names = table.column_names
     for setting in ("column", "stratify_by"):
         name = getattr(config, setting)
         if name is not None and name not in names:
@@ -139,35 +158,31 @@ def _check_columns(names: list[str], rows: list[Row], config: SelectConfig) -> N
     needed = ["ref_chosen_logps", "ref_rejected_logps"]
     needed += ["chosen_tokens", "rejected_tokens"] if config.score.endswith("gap_mean") else []
     for name in needed:
-        if name not in names or all(row[name] is None for row in rows):
+        if name not in names or table.data.table.column(name).null_count == table.num_rows:
             raise PrefoptError(f"select: column {name!r} is missing; {REMEDY}")
 
 
-def _floats(rows: list[Row], name: str) -> Floats:
-    """Column [N] as floats, NaN where absent or null."""
-    values = [row.get(name) for row in rows]
-    for row, value in zip(rows, values, strict=True):
-        if value is not None and not isinstance(value, int | float):
-            raise PrefoptError(
-                f"select: column {name!r} holds {value!r} in row {row['id']!r}; give a column of numbers"
-            )
-    return np.array([math.nan if value is None else float(value) for value in values], dtype=np.float64)
-
-
-def _gaps(rows: list[Row]) -> dict[str, Floats]:
-    chosen, rejected = _floats(rows, "ref_chosen_logps"), _floats(rows, "ref_rejected_logps")
-    tokens = _floats(rows, "chosen_tokens"), _floats(rows, "rejected_tokens")
+def _gaps(table: Dataset) -> dict[str, Floats]:
+    chosen, rejected = (
+        floats(table, "ref_chosen_logps", "select"),
+        floats(table, "ref_rejected_logps", "select"),
+    )
+    tokens = [floats(table, f"{side}_tokens", "select") for side in SIDES]
     return {
         "gap_sum": selection.gap_sum(chosen, rejected),
         "gap_mean": selection.gap_mean(chosen, rejected, *tokens),
     }
 
 
-def _scores(rows: list[Row], gaps: dict[str, Floats], config: SelectConfig) -> Floats:
+def _scores(table: Dataset, gaps: dict[str, Floats], config: SelectConfig) -> Floats:
     if config.column is not None:
-        return _floats(rows, config.column)
+        return floats(table, config.column, "select")
     gap = gaps[config.score.removeprefix("abs_")]
     return np.abs(gap) if config.score.startswith("abs_") else gap
+
+
+def _strata(table: Dataset, name: str, train: Places) -> NDArray[np.object_]:
+    return Coded(values_of(table, name), table.num_rows).texts(train)
 
 
 def _nothing_kept(config: SelectConfig, pairs: int, truncated: int, unscored: int) -> str:
@@ -179,10 +194,6 @@ def _nothing_kept(config: SelectConfig, pairs: int, truncated: int, unscored: in
         f"select: rule {config.rule} keeps none of {pairs} train pairs ({truncated} truncated, {unscored} without "
         f"score); take another rule or threshold, or a larger max_length in `prefopt reference`"
     )
-
-
-def _or_none(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _histogram(
@@ -200,22 +211,28 @@ def _histogram(
 
 
 def _quality(
-    rows: list[Row], gaps: dict[str, Floats], scores: Floats, kept: Mask, truncated: Mask
+    table: Dataset, train: Places, gaps: Mapping[str, Floats], scores: Floats, kept: Mask, truncated: Mask
 ) -> dict[str, Any]:
-    """What spec and report want to know of N train rows: counts, histogram, correlations, lengths, shares."""
-    lengths, unit = _lengths(rows)
+    """What spec and report want to know of the N train rows: counts, histogram, correlations, lengths, shares.
+
+    train [N]: their places in the table, kept [N]: which of them are. The other arrays are of all rows.
+    """
+    lengths, unit = _lengths(table, train)
     difference = lengths["chosen"] - lengths["rejected"]
-    margin = _floats(rows, "margin")
-    scored = np.isfinite(scores)
-    parts = {"all": np.ones(len(rows), dtype=np.bool_), "kept": kept, "dropped": ~kept}
+    margin = floats(table, "margin", "select")[train]
+    gaps, truncated = {name: gap[train] for name, gap in gaps.items()}, truncated[train]
+    scored = np.isfinite(scores[train])
+    parts = {"all": np.ones(len(train), dtype=np.bool_), "kept": kept, "dropped": ~kept}
     return {
         "counts": {
-            "train": len(rows),
+            "train": len(train),
             "kept": int(kept.sum()),
             "dropped": int((~kept).sum()),
             "scored": int(scored.sum()),
             "truncated": int(truncated.sum()),
             "unscored": int((~scored & ~truncated).sum()),
+            "rows": table.num_rows,
+            "held_out": table.num_rows - len(train),
         },
         "share_gap_positive": {
             name: {part: _share_positive(gap[mask]) for part, mask in parts.items()}
@@ -224,7 +241,7 @@ def _quality(
         "gap_length_correlation": {name: correlation(gap, difference) for name, gap in gaps.items()},
         "gap_margin_correlation": {name: correlation(gap, margin) for name, gap in gaps.items()},
         "gap_by_margin_decile": {
-            name: by_decile(gap, margin, [row["id"] for row in rows]) for name, gap in gaps.items()
+            name: by_decile(gap, margin, Texts(table, "id", train)) for name, gap in gaps.items()
         },
         "mean_length": {
             "unit": unit,
@@ -236,14 +253,19 @@ def _quality(
     }  # fmt: skip
 
 
-def _lengths(rows: list[Row]) -> tuple[dict[str, Floats], str]:
-    """Length of the answers in tokens, or in characters where tokens are not counted."""
-    tokens = {side: _floats(rows, f"{side}_tokens") for side in ("chosen", "rejected")}
+def _lengths(table: Dataset, train: Places) -> tuple[dict[str, Floats], str]:
+    """Length of the answers of the train rows in tokens, or in characters where tokens are not counted."""
+    tokens = {side: floats(table, f"{side}_tokens", "select")[train] for side in SIDES}
     if all(np.isfinite(x).any() for x in tokens.values()):
         return tokens, "tokens"
-    return {
-        side: np.array([len(text_of(row.get(side))) for row in rows], dtype=np.float64) for side in tokens
-    }, "characters"
+    return {side: _characters(table, side)[train] for side in SIDES}, "characters"
+
+
+def _characters(table: Dataset, side: str) -> Floats:
+    if side not in table.column_names:
+        return np.zeros(table.num_rows)
+    lengths = (len(text_of(answer)) for answer in values_of(table, side))
+    return np.fromiter(lengths, np.float64, count=table.num_rows)
 
 
 def _share_positive(gap: Floats) -> float | None:
@@ -251,18 +273,17 @@ def _share_positive(gap: Floats) -> float | None:
     return float(np.mean(known > 0)) if len(known) else None
 
 
-def _categories(rows: list[Row], kept: Mask, columns: Iterable[str]) -> dict[str, Any]:
+def _categories(table: Dataset, train: Places, kept: Mask, columns: Iterable[str]) -> dict[str, Any]:
     """Column -> value -> pairs, kept pairs and their shares; the most frequent values, the rest together."""
-    present = [name for name in dict.fromkeys(columns) if name in rows[0]]
-    return {name: _shares([str(row[name]) for row in rows], kept) for name in present}
+    present = [name for name in dict.fromkeys(columns) if name in table.column_names]
+    return {name: _shares(Coded(values_of(table, name), table.num_rows), train, kept) for name in present}
 
 
-def _shares(values: list[str], kept: Mask) -> dict[str, Any]:
-    counts: dict[str, list[int]] = {}
-    for value, keep in zip(values, kept, strict=True):
-        entry = counts.setdefault(value, [0, 0])
-        entry[0] += 1
-        entry[1] += int(keep)
+def _shares(values: Coded, train: Places, kept: Mask) -> dict[str, Any]:
+    codes, size = values.codes[train], len(values.names)
+    pairs, keeps = np.bincount(codes, minlength=size), np.bincount(codes[kept], minlength=size)
+    found = zip(values.names, pairs.tolist(), keeps.tolist(), strict=True)
+    counts = {name: [all_, keep] for name, all_, keep in found if all_}
     ordered = sorted(counts.items(), key=lambda item: (-item[1][0], item[0]))
     shown, rest = ordered[:SHOWN_CATEGORIES], ordered[SHOWN_CATEGORIES:]
     if rest:
@@ -272,7 +293,7 @@ def _shares(values: list[str], kept: Mask) -> dict[str, Any]:
         value: {
             "pairs": pairs,
             "kept": keep,
-            "share_of_all": pairs / len(values),
+            "share_of_all": pairs / len(train),
             "share_of_kept": keep / int(kept.sum()),
         }
         for value, (pairs, keep) in shown
@@ -285,6 +306,6 @@ STAGE = Stage(
     config=SelectConfig,
     run=select,
     reads=("id",),  # what else is read depends on rule and score; select names what is missing
-    adds=("gap_sum", "gap_mean", "kept"),
+    adds=ADDS,
     about="keep the pairs that the reference model shows to be clear",
 )

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from prefopt.columns import COLUMNS, arrow_type
-from prefopt.records import Row, decode_rows, make_table
+from prefopt.records import Row, as_dataset, decode_rows, make_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+Kept = Sequence[bool] | NDArray[np.bool_]  # [N], of the rows of a table
 # rows that are decoded at a time when all are walked through
 CHUNK_ROWS = 256
 # rows of a Parquet file that are decoded at a time on the way to a mapped one
@@ -104,31 +109,64 @@ def mapped_files(files: Sequence[Path]) -> pa.Table:
     return table
 
 
-def with_columns(table: Dataset, added: Dataset, kept: Sequence[bool] | None = None) -> Dataset:
+def with_columns(
+    table: Dataset, added: Dataset, kept: Kept | None = None, first: Sequence[str] = ()
+) -> Dataset:
     """The table with the columns of `added` (in place of its own of that name), in the order of `make_table`.
 
-    added: one row per kept row. kept: rows of `table` to keep (None: all).
+    added: one row per kept row. kept: rows of `table` to keep (None: all). first: columns that stand before all others.
     """
     import pyarrow as pa
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
 
-    own = table.data.table
-    if kept is not None and not all(kept):
-        own = own.filter(pa.array(kept))
+    own = table.data.table if kept is None or all(kept) else kept_rows(table.data.table, kept)
     columns: dict[str, Any] = {name: own.column(name) for name in own.column_names}
     columns |= {name: added.data.table.column(name) for name in added.column_names}
-    order = [name for name in COLUMNS if name in columns] + [name for name in columns if name not in COLUMNS]
-    return Dataset(InMemoryTable(pa.table({name: columns[name] for name in order})))
+    order = [*first, *(name for name in COLUMNS if name in columns and name not in first)]
+    order += [name for name in columns if name not in COLUMNS and name not in first]
+    return as_dataset(pa.table({name: columns[name] for name in order}))
+
+
+def kept_rows(table: pa.Table, kept: Kept) -> pa.Table:
+    """The rows of a table that are to be kept, on a mapped file."""
+    import pyarrow as pa
+
+    def write(add: Callable[[pa.RecordBatch], None]) -> None:
+        start = 0
+        for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+            add(batch.filter(pa.array(kept[start : start + batch.num_rows], pa.bool_())))
+            start += batch.num_rows
+
+    return mapped(table.schema, write)
 
 
 def joined_tables(parts: Iterable[pa.Table]) -> Dataset:
-    """One table of several with the same columns."""
-    import pyarrow as pa
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
+    """One table, on a mapped file, of one or more with the same columns."""
+    walk = iter(parts)
+    start = next(walk)
 
-    return Dataset(InMemoryTable(pa.concat_tables(parts).combine_chunks()))
+    def write(add: Callable[[pa.RecordBatch], None]) -> None:
+        for group in regrouped(chain((start,), walk), BATCH_ROWS):
+            for batch in group.to_batches():
+                add(batch)
+
+    return as_dataset(mapped(start.schema, write))
+
+
+def regrouped(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The rows of `parts`, in tables of `rows` rows (the last one: of fewer)."""
+    import pyarrow as pa
+
+    held: list[pa.Table] = []
+    room = rows
+    for part in parts:
+        while part.num_rows >= room:
+            yield pa.concat_tables([*held, part.slice(0, room)]).combine_chunks()
+            part, held, room = part.slice(room), [], rows
+        if part.num_rows:
+            held.append(part)
+            room -= part.num_rows
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def part_table(rows: Sequence[Row], names: Sequence[str]) -> pa.Table:

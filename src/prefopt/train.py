@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from prefopt.errors import PrefoptError
 from prefopt.records import make_table, write_json
@@ -148,19 +151,38 @@ def _has_mismatched(parts: Mapping[str, Any]) -> bool:
 
 def _with_mismatched(parts: Mapping[str, Any], model: Any, config: TrainConfig, seed: int) -> dict[str, Any]:
     """KTO's mismatched completions with their log-probs under the model before training, which is the reference."""
-    from dataclasses import replace
-
-    from prefopt.llm.examples import add_mismatched
-    from prefopt.llm.logprobs import score
+    from prefopt.llm.example_file import ExampleFile
+    from prefopt.llm.examples import Mismatched
 
     found: dict[str, Any] = {}
     for split in ("train", "eval"):
         if parts[split]:
-            rows = add_mismatched(parts[split], seed=seed, max_length=config.max_length)
-            logps = score(model, [(row.prompt, row.answers["kl"]) for row in rows], 8 * config.max_length)
-            pairs = zip(rows, logps, strict=True)
-            found[split] = [replace(row, reference={**row.reference, "kl": value}) for row, value in pairs]
+            rows = Mismatched(parts[split], seed=seed, max_length=config.max_length)
+            logps = _kl_logps(rows, model, 8 * config.max_length)
+            found[split] = ExampleFile(_with_kl(rows, logps))
     return found
+
+
+def _kl_logps(rows: Sequence[Any], model: Any, batch_tokens: int) -> NDArray[np.float64]:
+    """Log-probs [N] of the mismatched answers, nats; the batches are those of `score` on all rows at once."""
+    from prefopt.llm.logprobs import score
+
+    sizes = np.fromiter((len(row.prompt) + len(row.answers["kl"]) for row in rows), np.int64, count=len(rows))
+    order, start = np.argsort(-sizes, kind="stable"), 0
+    logps = np.empty(len(rows))
+    while start < len(order):
+        places = order[start : start + max(1, batch_tokens // int(sizes[order[start]]))]
+        batch = [rows[place] for place in places.tolist()]
+        logps[places] = score(model, [(row.prompt, row.answers["kl"]) for row in batch], batch_tokens)
+        start += len(places)
+    return logps
+
+
+def _with_kl(rows: Iterable[Any], logps: NDArray[np.float64]) -> Iterator[Any]:
+    from dataclasses import replace
+
+    for row, logp in zip(rows, logps, strict=True):
+        yield replace(row, reference={**row.reference, "kl": float(logp)})
 
 
 def _adapted(model: Any, lora: LoraSettings) -> Any:

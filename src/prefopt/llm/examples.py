@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -126,17 +126,40 @@ def unpair(examples: Sequence[Example]) -> list[Example]:
 def add_mismatched(examples: Sequence[Example], *, seed: int, max_length: int) -> list[Example]:
     """Give every unpaired row a `kl` answer: the completion of another row, drawn once by `seed` (KTO's KL estimate).
 
-    For tables whose reference pass drew none (`reference.mismatched`). The other row is the next one in a random cycle, so that each completion is used once (2402.01306, section 4.1).
+    For tables whose reference pass drew none (`reference.mismatched`). The other row is the next one in a random cycle,
+    so that each completion is used once (2402.01306, section 4.1).
 
     Raises:
         PrefoptError: fewer than two rows.
     """
-    if len(examples) < 2:
-        raise PrefoptError("train: the loss compares completions of different rows and needs at least two")
-    cycle = np.random.default_rng(seed).permutation(len(examples)).tolist()
-    found = list(examples)
-    for place, index in enumerate(cycle):
-        example, other = examples[index], examples[cycle[(place + 1) % len(cycle)]]
-        answer = other.answers["completion"][: max_length - len(example.prompt)]
-        found[index] = replace(example, answers={**example.answers, "kl": answer})
-    return found
+    return list(Mismatched(examples, seed=seed, max_length=max_length))
+
+
+class Mismatched(Sequence[Example]):
+    """`add_mismatched` without the list: a row is given its answer when it is asked for."""
+
+    def __init__(self, examples: Sequence[Example], *, seed: int, max_length: int) -> None:
+        if len(examples) < 2:
+            raise PrefoptError(
+                "train: the loss compares completions of different rows and needs at least two"
+            )
+        self._examples, self._max_length = examples, max_length
+        cycle = np.random.default_rng(seed).permutation(len(examples))
+        self._other = np.empty_like(cycle)
+        self._other[cycle] = np.roll(cycle, -1)
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        example, other = self._examples[index], self._examples[int(self._other[index])]
+        answer = other.answers["completion"][: self._max_length - len(example.prompt)]
+        return replace(example, answers={**example.answers, "kl": answer})

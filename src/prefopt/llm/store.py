@@ -9,36 +9,28 @@ from __future__ import annotations
 
 import json
 import math
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset
-
 from prefopt.errors import PrefoptError
-from prefopt.records import (
-    Row,
-    digest,
-    make_table,
-    read_table,
-    rows_of,
-    write_groups,
-    write_json,
-    write_table,
+from prefopt.llm.stored_rows import (
+    EXTRAS,
+    SINGLE_VALUES,
+    VALUES,
+    StoredRows,
+    known,
+    make_lines,
+    write_lines,
 )
+from prefopt.records import Row, digest, read_table, write_json
+from prefopt.table_rows import TableRows
 
 FORMAT = 1
 HEADER = "store.json"
 CONTENT = ("prompt", "chosen", "rejected", "tools", "chat_template_kwargs")
-VALUES = ("ref_chosen_logps", "ref_rejected_logps", "chosen_tokens", "rejected_tokens", "truncated")
 SINGLE_CONTENT = ("prompt", "completion", "tools", "chat_template_kwargs")
-SINGLE_VALUES = ("ref_completion_logps", "completion_tokens", "truncated")
-# known where they were wanted: LD-DPO's prefix sums; KTO's mismatched completion and a digest of its tokens
-EXTRAS = ("ref_chosen_prefix_logps", "ref_rejected_prefix_logps", "ref_kl_logps", "kl_digest")
 TITLES = {"model": "model weights", "tokenizer": "tokenizer", "chat_template": "chat template"}
 
 
@@ -94,7 +86,7 @@ def value_names(row: Mapping[str, Any]) -> tuple[str, ...]:
 class ReferenceStore:
     """Reference log-probs of rows by content. Immutable: `extend` gives a new store.
 
-    rows: row key -> id and `VALUES` or `SINGLE_VALUES`, and what is known of `EXTRAS` (log-probs: sums over answer
+    rows (a dict, or `StoredRows` on a file): row key -> id and `VALUES` or `SINGLE_VALUES`, and what is known of `EXTRAS` (log-probs: sums over answer
     tokens, nats).
     """
 
@@ -113,9 +105,7 @@ class ReferenceStore:
             key.check(found, f"reference store {directory}")
         path = _rows_path(directory, found)
         # the header is written first: without rows it is a store that a kill caught empty
-        stored = rows_of(read_table(path)) if path.exists() else []
-        rows = {row["row"]: _known(row, ("id", *value_names(row), *EXTRAS)) for row in _checked(stored, path)}
-        return ReferenceStore(found, rows)
+        return ReferenceStore(found, _read_rows(path) if path.exists() else {})
 
     @staticmethod
     def open(directory: Path, key: StoreKey) -> ReferenceStore:
@@ -139,25 +129,34 @@ class ReferenceStore:
             PrefoptError: another key's store is there, or it cannot be written.
         """
         self._write_header(directory)
-        lines = [{"row": key, **row} for key, row in self.rows.items()]
-        write_table(_line_table(lines), _rows_path(directory, self.key))
+        write_lines(make_lines(self._lines()), _rows_path(directory, self.key))
 
     def save_with(self, directory: Path, parts: Callable[[], Iterable[Sequence[Row]]]) -> None:
-        """`extend` by rows of one kind that come in parts, and `save`.
-
-        An empty store holds one part at a time in memory, unless rows have equal content; others hold all.
+        """`extend` by rows that come in parts, and `save`, with one part at a time in memory.
 
         Raises:
             PrefoptError: as `save`.
         """
-        marks = array("Q", (int(row_key(row)[:16], 16) for part in parts() for row in part))
-        if self.rows or len(np.unique(np.frombuffer(marks, dtype=np.uint64))) < len(marks):
-            self.extend([row for part in parts() for row in part]).save(directory)
-            return
         self._write_header(directory)
-        tables = (_line_table(_lines(part)).data.table for part in parts() if part)
-        first = next(tables)
-        write_groups(chain((first,), tables), first.schema, _rows_path(directory, self.key))
+        lines = make_lines(_line(row) for part in parts() for row in part)
+        fresh = StoredRows(lines)
+        if self.rows or fresh.may_repeat:
+            lines = make_lines(self._extended(fresh))
+        write_lines(lines, _rows_path(directory, self.key))
+
+    def _lines(self) -> Iterator[Row]:
+        if isinstance(self.rows, StoredRows):
+            return self.rows.lines()
+        return ({"row": key, **row} for key, row in self.rows.items())
+
+    def _extended(self, fresh: StoredRows) -> Iterator[Row]:
+        """The lines of `extend`: the store's own, then the first one of each other key, with the extras of them all."""
+        for line in self._lines():
+            yield line | (fresh.extras(line["row"]) if fresh.has_extras else {})
+        for place, line in enumerate(fresh.lines()):
+            key = line["row"]
+            if key not in self.rows and (not fresh.may_repeat or fresh.places(key)[0] == place):
+                yield line | (fresh.extras(key) if fresh.may_repeat else {})
 
     def _write_header(self, directory: Path) -> None:
         if (directory / HEADER).exists():
@@ -180,11 +179,10 @@ class ReferenceStore:
         Raises:
             PrefoptError: a row is not in the store, or the store knows its id with other content.
         """
-        ids = {row["id"] for row in self.rows.values()}
         values = []
         for row in rows:
             found = self.get(row)
-            if found is None and row["id"] in ids:
+            if found is None and any(other["id"] == row["id"] for other in self.rows.values()):
                 raise PrefoptError(
                     f"row {row['id']!r}: prompt or answers differ from the row in the reference store; run "
                     "`prefopt reference` on these rows"
@@ -204,7 +202,7 @@ class ReferenceStore:
         added = dict(self.rows)
         for row in rows:
             key = row_key(row)
-            added[key] = {**_fresh(row), **added.get(key, {}), **_known(row, EXTRAS)}
+            added[key] = {**_fresh(row), **added.get(key, {}), **known(row, EXTRAS)}
         return replace(self, rows=added)
 
 
@@ -213,16 +211,9 @@ def _fresh(row: Row) -> Row:
     return {name: row[name] for name in ("id", *value_names(row))}
 
 
-def _lines(rows: Sequence[Row]) -> list[Row]:
-    """Complete rows as the file holds them."""
-    return [{"row": row_key(row), **_fresh(row), **_known(row, EXTRAS)} for row in rows]
-
-
-def _line_table(lines: Sequence[Row]) -> Dataset:
-    has_singles = any("ref_completion_logps" in row for row in lines)
-    has_pairs = not has_singles or any("ref_chosen_logps" in row for row in lines)
-    names = ("id", *(VALUES if has_pairs else ()), *(SINGLE_VALUES if has_singles else ()))
-    return make_table(lines, tuple(dict.fromkeys(names)))
+def _line(row: Row) -> Row:
+    """A complete row as the file holds it."""
+    return {"row": row_key(row), **_fresh(row), **known(row, EXTRAS)}
 
 
 def _read_header(directory: Path) -> StoreKey:
@@ -245,19 +236,25 @@ def _rows_path(directory: Path, key: StoreKey) -> Path:
     return directory / f"rows-{key.digest[:16]}.parquet"
 
 
-def _known(row: Mapping[str, Any], names: Iterable[str]) -> Row:
-    """Those of `names` that the row has a value for."""
-    return {name: row[name] for name in names if row.get(name) is not None}
-
-
-def _checked(rows: list[Row], path: Path) -> list[Row]:
-    for row in rows:
+def _read_rows(path: Path) -> StoredRows:
+    """The rows of a store's file, every one of them looked at."""
+    table = read_table(path)
+    if not {"row", "id"} <= set(table.column_names):
+        raise PrefoptError(_lacking(path))
+    for row in TableRows(table):
         names = value_names(row)
-        if not {"row", "id", *names} <= set(row):
-            raise PrefoptError(f"{path}: columns are missing; make the store anew with `prefopt reference`")
+        if not set(names) <= set(row):
+            raise PrefoptError(_lacking(path))
         if not all(_finite(row[name]) for name in names if name.startswith("ref_")):
             raise PrefoptError(f"{path}: row {row['id']!r} has no finite log-prob; make the store anew")
-    return rows
+    try:
+        return StoredRows(table.data.table)
+    except (TypeError, ValueError):
+        raise PrefoptError(f"{path}: damaged keys; make the store anew with `prefopt reference`") from None
+
+
+def _lacking(path: Path) -> str:
+    return f"{path}: columns are missing; make the store anew with `prefopt reference`"
 
 
 def _finite(value: Any) -> bool:

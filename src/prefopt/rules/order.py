@@ -1,12 +1,42 @@
-"""Orders that depend on ids and a seed, never on the order of rows."""
+"""Orders that depend on ids and a seed, never on the order of rows.
+
+Ids may be a sequence that reads each of them when it is asked for: nothing here keeps an object per id, except of ids that
+do not stand in order in `score_order`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Picked(Sequence[str]):
+    """`[ids[i] for i in places]` without the list."""
+
+    def __init__(self, ids: Sequence[str], places: NDArray[np.int64]) -> None:
+        self._ids, self._places = ids, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        return self._ids[int(self._places[index])]
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._ids[int(place)] for place in self._places)
 
 
 def hash_order(ids: Sequence[str], seed: int, salt: str = "") -> NDArray[np.int64]:
@@ -14,14 +44,31 @@ def hash_order(ids: Sequence[str], seed: int, salt: str = "") -> NDArray[np.int6
 
     SHA-256 stands in for a random generator: its order is the same on every machine and with every library version.
     """
-    # surrogatepass: an id is the user's text and may hold anything
-    keys = [hashlib.sha256(f"{seed}\0{salt}\0{id}".encode(errors="surrogatepass")).digest() for id in ids]
-    return np.array(sorted(range(len(ids)), key=lambda i: (keys[i], ids[i])), dtype=np.int64)
+
+    def key(id: str) -> bytes:
+        # surrogatepass: an id is the user's text and may hold anything
+        return hashlib.sha256(f"{seed}\0{salt}\0{id}".encode(errors="surrogatepass")).digest()
+
+    marks = np.fromiter((int.from_bytes(key(id)[:8]) for id in ids), np.uint64, count=len(ids))
+    return settled_order(marks, lambda place: (key(ids[place]), ids[place]))
+
+
+def settled_order(marks: NDArray[np.uint64], key: Callable[[int], Any]) -> NDArray[np.int64]:
+    """Positions [N] in rising order of `marks`; those of equal marks by `key` of the position."""
+    order = np.argsort(marks, kind="stable").astype(np.int64)
+    is_end = np.append(marks[order[1:]] != marks[order[:-1]], True) if len(order) else np.zeros(0, np.bool_)
+    ends = np.flatnonzero(is_end) + 1
+    firsts = np.append(0, ends)[:-1]
+    several = ends - firsts > 1
+    for first, end in zip(firsts[several].tolist(), ends[several].tolist(), strict=True):
+        order[first:end] = sorted(order[first:end].tolist(), key=key)
+    return order
 
 
 def score_order(scores: NDArray[np.float64], ids: Sequence[str]) -> NDArray[np.int64]:
     """Positions [N] from the highest score to the lowest; ties by id, ascending."""
-    by_id = np.array(sorted(range(len(ids)), key=lambda i: ids[i]), dtype=np.int64)
-    id_rank = np.empty(len(ids), dtype=np.int64)
-    id_rank[by_id] = np.arange(len(ids))
+    id_rank = np.arange(len(ids))
+    if any(one > other for one, other in pairwise(ids)):
+        by_id = np.array(sorted(range(len(ids)), key=lambda i: ids[i]), dtype=np.int64)
+        id_rank[by_id] = np.arange(len(ids))
     return np.lexsort((id_rank, -scores)).astype(np.int64)

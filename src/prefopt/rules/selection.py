@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefopt.errors import PrefoptError, nearest
-from prefopt.rules.order import hash_order, score_order
+from prefopt.rules.order import Picked, hash_order, score_order
 
 Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -109,7 +109,7 @@ def choose(
     fraction: float = 0.4,
     limit: float = 0.0,
     seed: int = 0,
-    strata: Sequence[str] | None = None,
+    strata: Sequence[str] | NDArray[np.object_] | None = None,
 ) -> tuple[Mask, dict[str, list[float]]]:
     """Which of N pairs a rule keeps, and the cut scores per stratum ("" without strata).
 
@@ -125,7 +125,7 @@ def choose(
     kept = np.zeros(len(ids), dtype=np.bool_)
     cuts: dict[str, list[float]] = {}
     for name, where in members.items():
-        own_ids = [ids[i] for i in where.tolist()]
+        own_ids = Picked(ids, where)
         order = score_order(scores[where], own_ids) if chosen_rule.needs_score else hash_order(own_ids, seed)
         ranked = scores[where][order]
         mask = chosen_rule.keep(ranked, counts[name], limit)

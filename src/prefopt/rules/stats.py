@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefopt.rules.order import score_order
+from prefopt.rules.order import Picked, score_order
 
 TAIL = 0.005  # share of values on either side that a histogram puts into its end bins
 DECILES = 10
@@ -18,7 +18,7 @@ DECILES = 10
 def mean(values: NDArray[np.float64]) -> float | None:
     """Mean of the finite values, exactly rounded (so independent of their order); None when there is none."""
     finite = values[np.isfinite(values)]
-    return math.fsum(finite.tolist()) / len(finite) if len(finite) else None
+    return math.fsum(finite) / len(finite) if len(finite) else None
 
 
 def pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
@@ -28,14 +28,14 @@ def pearson(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
     if len(x) < 3 or np.all(x == x[0]) or np.all(y == y[0]):
         return None
     x, y = _unit(x), _unit(y)
-    value = math.fsum((x * y).tolist())
+    value = math.fsum(x * y)
     return max(-1.0, min(1.0, value)) if math.isfinite(value) else None
 
 
 def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
     x = x / np.max(np.abs(x))  # keeps squares of huge or tiny values in range
-    x = x - math.fsum(x.tolist()) / len(x)
-    norm = math.sqrt(math.fsum((x * x).tolist()))
+    x = x - math.fsum(x) / len(x)
+    norm = math.sqrt(math.fsum(x * x))
     return x / norm if norm > 0 else x * math.nan
 
 
@@ -91,7 +91,7 @@ def by_decile(x: NDArray[np.float64], by: NDArray[np.float64], ids: Sequence[str
     both = np.flatnonzero(np.isfinite(x) & np.isfinite(by))
     if len(both) < 3 * DECILES or np.all(by[both] == by[both[0]]):
         return []
-    order = both[score_order(by[both], [ids[i] for i in both.tolist()])[::-1]]
+    order = both[score_order(by[both], Picked(ids, both))[::-1]]
     return [
         {
             "decile": number,
