@@ -61,7 +61,7 @@ def make_pairs(prompts: int, seed: int = 0) -> dict[str, list[Any]]:
     model = resolve_model("builtin:quickstart/base")
     settings: dict[str, dict[str, Any]] = {
         "data": {"path": "builtin:quickstart/train.jsonl", "limit": prompts, "heldout": 0.3},
-        "sample": {"n": 4, "max_new_tokens": 64},
+        "sample": {"n": 4, "temperature": 1.0, "max_new_tokens": 64},
         "judge": {},
         "rank": {"strategy": "verify", "pairs_per_prompt": 2},
         "reference": {"max_length": MAX_LENGTH, "prefix_logps": True, "mismatched": True},

@@ -56,9 +56,14 @@ def _known_keys(kind: type[Config], path: Sequence[str]) -> list[str]:
         field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             continue
-        kinds = [field.annotation, *get_args(field.annotation)]
+        kinds = _inner_types(field.annotation)
         model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), model)
     return list(getattr(model, "model_fields", {}))
+
+
+def _inner_types(annotation: Any) -> list[Any]:
+    """The annotation and what stands in its brackets, at any depth (`list[Model] | None`)."""
+    return [annotation, *(kind for part in get_args(annotation) for kind in _inner_types(part))]
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -11,17 +11,20 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefopt.config import Config
 from prefopt.data import DataConfig
-from prefopt.engines import ENGINES, Dtype, Engine, Sampling, open_engine
+from prefopt.engines import ENGINES, Dtype, Engine, EngineOptions, Sampling, known_engine, open_engine
+from prefopt.engines.client import ServerSettings
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.figures import against, pair_correct, pair_figures, sample_figures
+from prefopt.evaluation.served import check_measurable
 from prefopt.evaluation.singles import ADDS as SINGLE_ADDS
 from prefopt.evaluation.singles import is_unpaired, separation, single_rows
 from prefopt.records import Row, make_table, rows_of
-from prefopt.sample import Pass, complete, encode_prompts, known_engine
+from prefopt.sampling.passes import Pass, complete, encode_prompts, shown_reasons
+from prefopt.sampling.system import check_system, checked_system, with_system
 from prefopt.stage import Context, Stage, StageOutput, map_parts
 from prefopt.verify import VerifyConfig, extract_answer, gold_answer, same_answer
 
@@ -73,6 +76,9 @@ class EvaluateConfig(Config):
         None, description="test prompts with gold answers (null: held-out pairs alone)"
     )
     limit: int | None = Field(None, ge=1, description="at most this many test prompts (null = all)")
+    system: str | None = Field(
+        None, description="system prompt for all test prompts; held-out pairs have theirs already"
+    )
     n: int = Field(1, ge=0, description="sampled completions per test prompt (0: none)")
     temperature: float = Field(1.0, gt=0, description="of the sampled completions")
     top_p: float = Field(1.0, gt=0, le=1, description="of the sampled completions")
@@ -84,6 +90,7 @@ class EvaluateConfig(Config):
         256, ge=1, description="completions written at once; part of what fixes the samples"
     )
     engine: str = Field("transformers", description=f"what writes: {', '.join(ENGINES)}")
+    server: ServerSettings | None = Field(None, description="engine server: whom to ask")
     dtype: Dtype = Field("auto", description="dtype of the model; auto is the checkpoint's own")
     verifier: VerifyConfig = Field(VerifyConfig(), description="how final answers are found and compared")  # type: ignore[call-arg]
     pairs: Literal["heldout", "all", "none"] = Field(
@@ -99,10 +106,20 @@ class EvaluateConfig(Config):
     )
     batch_tokens: int = Field(8192, ge=1, description="tokens of a batch of pairs, padding included")
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether a model directory is wanted (a server has its own)."""
+        return self.engine != "server"
+
     @field_validator("engine")
     @classmethod
     def _known_engine(cls, name: str) -> str:
         return known_engine(name)
+
+    @field_validator("system")
+    @classmethod
+    def _says_something(cls, text: str | None) -> str | None:
+        return checked_system(text)
 
     @field_validator("pass_k")
     @classmethod
@@ -110,6 +127,14 @@ class EvaluateConfig(Config):
         if ks is not None and (not ks or min(ks) < 1):
             raise ValueError("give numbers of at least 1, e.g. [1, 4]")
         return ks
+
+    @model_validator(mode="after")
+    def _fits_engine(self) -> EvaluateConfig:
+        if self.engine == "server" and self.server is None:
+            raise ValueError("engine 'server' needs server.base_url (http://HOST:PORT/v1) and server.model")
+        if self.server is not None and self.engine != "server":
+            raise ValueError(f"server is for engine 'server', the engine is {self.engine!r}")
+        return self
 
 
 def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageOutput:
@@ -119,19 +144,24 @@ def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageO
     which are held out), or test prompts. `context.inputs`: `prompts`, the test prompts (else `config.data` is read);
     `before`, the table of this stage for the model to compare with.
 
+    A server's answers are dropped with a count where it gave up or refused.
+
     Raises:
-        PrefoptError: no model; held-out pairs measured with another tokenizer or template.
+        PrefoptError: no model; held-out pairs measured with another tokenizer or template, or to be measured by a
+            server, which gives no log-probs; no answer at all.
     """
     dropped: dict[str, int] = {}
     prompts = _test_prompts(table, config, context)
     pairs = _pairs(table, config)
     singles = _held_out(table, config) if is_unpaired(table.column_names) else []
+    check_measurable(len(pairs) + len(singles), config.engine)
     if not prompts and not pairs and not singles:
         print(
             "evaluate: no test prompt and no held-out pair (see data.heldout, evaluate.data, evaluate.pairs)",
             file=sys.stderr,
         )
-    engine = open_engine(config.engine, context.model, config.dtype) if prompts else None
+    options = EngineOptions(config.server)
+    engine = open_engine(config.engine, context.model, config.dtype, options) if prompts else None
     rows = _sample_rows(prompts, engine, config, context, dropped) if engine else []
     rows += _pair_rows(pairs, engine, config, context, dropped) if pairs else []
     if singles:
@@ -169,7 +199,7 @@ def _test_prompts(table: Dataset, config: EvaluateConfig, context: Context) -> l
     first: dict[str, Row] = {}
     for row in rows:
         first.setdefault(row["prompt_id"], {name: row[name] for name in ASKED if name in row})
-    return list(first.values())[: config.limit]
+    return with_system(list(first.values())[: config.limit], config.system, "evaluate")
 
 
 # ---- completions of test prompts
@@ -178,6 +208,7 @@ def _test_prompts(table: Dataset, config: EvaluateConfig, context: Context) -> l
 def _sample_rows(
     prompts: Sequence[Row], engine: Engine, config: EvaluateConfig, context: Context, dropped: dict[str, int]
 ) -> list[Row]:
+    check_system(prompts, engine, config.system, "evaluate")
     asked, encoded = encode_prompts(prompts, engine, context, dropped)
     drawn = Sampling(config.temperature, config.top_p, config.top_k, config.max_new_tokens)
     certain = Sampling(temperature=0.0, max_new_tokens=config.max_new_tokens)
@@ -186,7 +217,16 @@ def _sample_rows(
         order = [(row, ids, k) for row, ids in zip(asked, encoded, strict=True) for k in range(n)]
         todo = [{**row, "kind": "sample", "mode": mode, "completion_index": k} for row, _, k in order]
         job = Pass(mode, context.seed, config.batch_size, context.folder)
-        rows += complete(todo, [ids for _, ids, _ in order], engine, sampling, job)
+        rows += complete(
+            todo,
+            [ids for _, ids, _ in order],
+            engine,
+            sampling,
+            job,
+            lambda reason, where: context.drop(dropped, reason, where),
+        )
+    if asked and not rows and (config.n or config.greedy):
+        raise PrefoptError(f"evaluate: no answer ({shown_reasons(dropped)}); see the engine's settings")
     golds = {row["prompt_id"]: _gold(row, config.verifier) for row in asked}
     for row in rows:
         row["id"] = f"{row['prompt_id']}-{row['mode']}-{row['completion_index']}"

@@ -17,6 +17,7 @@ from typing import Any
 
 from prefopt import __version__, data, evaluate, judge, rank, reference, sample, select, train, weight
 from prefopt.errors import PrefoptError
+from prefopt.evaluation.served import check_served
 from prefopt.recipe import BASE, Recipe, resolve_arms
 from prefopt.records import digest, write_json
 from prefopt.rounds import Round, check_rounds, round_home, train_inputs
@@ -60,6 +61,7 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False) -> dict[str, Any]
     source = _run_data(state)
     found = source.folder.manifest or {}
     check_losses(arms, found["quality"]["kind"])
+    check_served(arms)
     check_rounds(arms, found["quality"]["kind"], found["columns"])
     _prepare_model(state, source)
     main = list(arms)[-1]

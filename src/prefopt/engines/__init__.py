@@ -32,6 +32,13 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 FinishReason = Literal["stop", "length"]
 
 
+def known_engine(name: str) -> str:
+    """The name itself; a ValueError naming the nearest engine when there is none of that name."""
+    if name not in ENGINES:
+        raise ValueError(f"unknown engine, {nearest(name, ENGINES)}")
+    return name
+
+
 class VllmSettings(Config):
     """vLLM's own settings."""
 
