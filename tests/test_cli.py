@@ -10,6 +10,7 @@ from prefopt import cli
 from prefopt.config import parse_overrides
 from prefopt.errors import PrefoptError
 from prefopt.pipeline import STAGES
+from prefopt.verbs import STAGE_OF, VERBS
 
 
 def _main(monkeypatch, capsys, *words):
@@ -55,7 +56,7 @@ def test_importing_the_package_and_its_command_line_is_light():
 
 def test_stages_are_numbered_in_order_and_every_verb_is_there():
     assert [stage.number for stage in STAGES] == list(range(9))
-    assert {cli.STAGE_OF.get(verb, verb) for verb in cli.VERBS} == {
+    assert {STAGE_OF.get(verb, verb) for verb in VERBS} == {
         "train-reward",
         *(stage.name for stage in STAGES),
     }

@@ -14,24 +14,11 @@ import typer
 from prefopt import __version__
 from prefopt.errors import PrefoptError
 from prefopt.suite.commands import suite_app
+from prefopt.verbs import VERBS, run_verb, stage_of
 
 if TYPE_CHECKING:
     from prefopt.config import Config
-    from prefopt.stage import Stage
 
-VERBS = {
-    "data": "read a file of prompts, completions or pairs and write it as a table",
-    "sample": "sample N completions per prompt",
-    "judge": "extract and check final answers, statistics per prompt",
-    "rank": "make pairs from judged completions",
-    "reference": "reference log-probs of every pair, kept in a store",
-    "select": "keep the pairs that the reference model shows to be clear",
-    "weigh": "give every pair a weight (difficulty)",
-    "train": "train a model on the pairs",
-    "train-reward": "train a reward model (scalar or pairwise) on pairs",
-    "evaluate": "accuracy and held-out pair accuracy of a model",
-}
-STAGE_OF = {"weigh": "weight"}
 # verbs that are no stage: module and class of their settings, usage
 CHECKS = {
     "check": ("prefopt.check", "CheckConfig", "FILE [--test FILE] [--output DIR]"),
@@ -245,119 +232,12 @@ def _add_stage_command(verb: str, about: str) -> None:
         seed: Seed = 0,
         strict: Strict = False,
     ) -> None:
-        _run_verb(verb, source, output, (config, model, seed, strict), context.args)
+        run_verb(verb, source, output, (config, model, seed, strict), context.args)
 
     command.__doc__ = (
         f"{about[0].upper()}{about[1:]}. Settings by --key value; `prefopt help {verb}` lists them."
     )
     app.command(verb, context_settings=OPEN)(command)
-
-
-def _run_verb(
-    verb: str,
-    source: str,
-    output: Path | None,
-    options: tuple[Path | None, str | None, int, bool],
-    words: list[str],
-) -> None:
-    from prefopt.alone import run_alone
-    from prefopt.config import load_yaml, merge, parse_config, parse_overrides
-    from prefopt.ranking.estimate import judge_words
-    from prefopt.stage import Context
-
-    file, model, seed, strict = options
-    stage = _stage_of(verb)
-    settings = _section(load_yaml(file), stage) if file else {}
-    dry = False
-    if stage.name == "rank":
-        words, dry = judge_words(words)
-        if isinstance(settings.get("judge"), str):
-            settings["judge"] = {"kind": settings["judge"]}
-    settings = merge(settings, parse_overrides(words))
-    if stage.name == "data":
-        settings["path"] = source
-    config = parse_config(stage.config, settings, str(file) if file else f"prefopt {verb}")
-    if dry:
-        return _print_estimate(config, source, seed)
-    if output is None:
-        raise PrefoptError(f"prefopt {verb}: where to? give --output DIR")
-    path = _reward_base(model, source, output, seed) if verb == "train-reward" else _model_path(model)
-    context = Context(seed=seed, model=path, strict=strict, inputs=_verb_inputs(stage, config, seed, strict))
-    result = run_alone(stage, config, source, output, context)
-    _print_result(result, output)
-
-
-def _print_estimate(config: Any, source: str, seed: int) -> None:
-    from prefopt.alone import open_input
-    from prefopt.ranking.estimate import estimate, show_estimate
-    from prefopt.records import rows_of
-    from prefopt.stage import Context
-
-    context = Context(seed=seed)
-    typer.echo(show_estimate(estimate(rows_of(open_input(source, context).table), config, context)))
-
-
-def _stage_of(verb: str) -> Stage:
-    """The stage behind a verb; `train-reward` is one that no recipe runs."""
-    from prefopt import train_reward
-    from prefopt.pipeline import BY_NAME
-
-    return train_reward.STAGE if verb == "train-reward" else BY_NAME[STAGE_OF.get(verb, verb)]
-
-
-def _reward_base(model: str | None, source: str, output: Path, seed: int) -> Path | None:
-    from prefopt.train_reward import base_model
-
-    return None if model is None else base_model(model, source, output, seed)
-
-
-def _verb_inputs(stage: Stage, config: Config, seed: int, strict: bool) -> dict[str, Any]:
-    """`evaluate` alone reads its test prompts here; in a run the pipeline does."""
-    from prefopt.data import data
-    from prefopt.stage import Context
-
-    test = getattr(config, "data", None) if stage.name == "evaluate" else None
-    return {"prompts": data(None, test, Context(seed=seed, strict=strict)).table} if test else {}
-
-
-def _section(settings: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    """The stage's settings, from its own file or from a whole recipe."""
-    inner = settings.get(stage.name)
-    is_recipe = (
-        "model" in settings
-        or "arms" in settings
-        or (isinstance(inner, dict) and stage.name not in stage.config.model_fields)
-    )
-    return dict(inner or {}) if is_recipe else settings
-
-
-def _model_path(model: str | None) -> Path | None:
-    if model is None:
-        return None
-    from prefopt.llm.model import resolve_model
-
-    return resolve_model(model)
-
-
-def _print_result(result: Any, output: Path) -> None:
-    typer.echo(f"{result.table.num_rows} rows -> {output}")
-    for reason, count in sorted(result.dropped.items()):
-        typer.echo(f"  dropped {count}: {reason}")
-    for name, value in result.quality.items():
-        text = _shown(value)
-        if text:
-            typer.echo(f"  {name}: {text}")
-
-
-def _shown(value: Any) -> str:
-    """A figure or a share with its interval as one short text; nothing for tables and lists."""
-    if isinstance(value, dict) and {"mean", "low", "high", "n"} <= set(value):
-        if value["mean"] is None:
-            return ""
-        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}] (n {value['n']})"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
 
 
 @app.command("help")
@@ -371,7 +251,7 @@ def help_command(verb: Annotated[str, typer.Argument(help="a verb, e.g. select o
         module, name, usage = CHECKS[verb]
         kind, about = getattr(importlib.import_module(module), name), ""
     else:
-        stage = _stage_of(verb)
+        stage = stage_of(verb)
         kind, about, usage = stage.config, f"{stage.about}\n", "--input X --output DIR"
     typer.echo(f"prefopt {verb} {usage} [--key value ...]\n{about}")
     for line in _settings_lines(kind):
