@@ -40,6 +40,18 @@ class Notes:
         return self.ends_s[-1] - self.ends_s[untimed_steps]
 
 
+@dataclass(frozen=True)
+class Arm:
+    """What both tools are given. callback: the clock. See `train`."""
+
+    task: dict[str, Any]
+    model: Any
+    pairs: list[common.Pair]
+    reference: Reference
+    notes: Notes
+    callback: Any
+
+
 def train(
     task: dict[str, Any],
     model: Any,
@@ -55,8 +67,7 @@ def train(
     """
     run = _prefopt if task["tool"] == "prefopt" else _trl
     notes = Notes()
-    callback = _clock(notes, begin, wait)
-    run(task, model, pairs, reference, notes, callback)
+    run(Arm(task, model, pairs, reference, notes, _clock(notes, begin, wait)))
     notes.losses = [float(loss) for loss in notes.losses]
     return notes
 
@@ -77,11 +88,12 @@ def _clock(notes: Notes, begin: Callable[[], None], wait: Callable[[], None]) ->
     return Clock()
 
 
-def _trainer_settings(task: dict[str, Any], pairs: list[common.Pair]) -> dict[str, Any]:
+def _trainer_settings(arm: Arm) -> dict[str, Any]:
     """Settings of transformers' Trainer that both tools get."""
+    task = arm.task
     return {
         "output_dir": task["folder"],
-        "max_steps": task.get("max_steps", len(pairs) // task["pairs_per_step"]),
+        "max_steps": task.get("max_steps", len(arm.pairs) // task["pairs_per_step"]),
         "learning_rate": task["learning_rate"],
         "lr_scheduler_type": "constant",
         "warmup_steps": 0,
@@ -97,18 +109,25 @@ def _trainer_settings(task: dict[str, Any], pairs: list[common.Pair]) -> dict[st
     }
 
 
-def _prefopt(
-    task: dict[str, Any],
-    model: Any,
-    pairs: list[common.Pair],
-    reference: Reference,
-    notes: Notes,
-    callback: Any,
-) -> None:
+def _noting(trainer: Any, losses: list[Any]) -> Any:
+    """The trainer class; what its `training_step` returns is added to `losses`."""
+
+    class Noting(trainer):
+        def training_step(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().training_step(*args, **kwargs)
+            losses.append(loss)
+            return loss
+
+    return Noting
+
+
+def _prefopt(arm: Arm) -> None:
     from prefopt.llm.collate import Example, StepLoader, StepSampler, compact
     from prefopt.llm.settings import PreferenceConfig
     from prefopt.llm.trainer import PreferenceTrainer
     from prefopt.losses import build_loss
+
+    task = arm.task
 
     class InOrder(StepSampler):
         def __iter__(self) -> Any:
@@ -123,54 +142,36 @@ def _prefopt(
             sampler = InOrder(len(rows), task["pairs_per_step"], SEED)
             return StepLoader(rows, sampler, self._collator())
 
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(*args, **kwargs)
-            notes.losses.append(loss)
-            return loss
-
     roles = ("chosen", "rejected")
     examples = [
         Example(
             str(k),
             compact(pair["prompt_ids"]),
             {role: compact(pair[f"{role}_ids"]) for role in roles},
-            reference[k] if reference else {},
+            arm.reference[k] if arm.reference else {},
         )
-        for k, pair in enumerate(pairs)
+        for k, pair in enumerate(arm.pairs)
     ]
     packing = {"shared_prefix": True, "max_tokens_per_row": task["max_tokens_per_row"]}
-    settings = PreferenceConfig(
-        **_trainer_settings(task, pairs), pairs_per_step=task["pairs_per_step"], **packing
-    )
+    settings = PreferenceConfig(**_trainer_settings(arm), pairs_per_step=task["pairs_per_step"], **packing)
     loss = build_loss(LOSSES[task["loss"]][0])
-    Trainer(model, settings, loss, examples, callbacks=[callback]).train()
+    trainer = _noting(Trainer, arm.notes.losses)
+    trainer(arm.model, settings, loss, examples, callbacks=[arm.callback]).train()
 
 
-def _trl(
-    task: dict[str, Any],
-    model: Any,
-    pairs: list[common.Pair],
-    reference: Reference,
-    notes: Notes,
-    callback: Any,
-) -> None:
+def _trl(arm: Arm) -> None:
     from datasets import Dataset
     from transformers import PrinterCallback
 
     from prefopt.quickstart.build import make_tokenizer
 
+    task = arm.task
     base, config = trl_class(task["loss"], response_nll=bool(task.get("response_nll")))
-    micro_batch, parts = task["micro_batch"], []
-
-    class Trainer(base):
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            loss = super().training_step(*args, **kwargs)
-            parts.append(loss)
-            return loss
-
+    micro_batch = task["micro_batch"]
+    parts: list[Any] = []
     size = task["pairs_per_step"] // micro_batch
     settings = config(
-        **_trainer_settings(task, pairs),
+        **_trainer_settings(arm),
         **LOSSES[task["loss"]][1],
         gradient_checkpointing=False,  # on by default in TRL alone
         per_device_train_batch_size=micro_batch,
@@ -179,18 +180,18 @@ def _trl(
         remove_unused_columns=False,
         disable_dropout=True,
     )
-    rows = trl_rows(pairs, reference, as_text=task["loss"] != "dpo")
-    trainer = Trainer(
-        model,
+    rows = trl_rows(arm.pairs, arm.reference, as_text=task["loss"] != "dpo")
+    trainer = _noting(base, parts)(
+        arm.model,
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=make_tokenizer(),
-        callbacks=[callback],
+        callbacks=[arm.callback],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     # the Trainer divides the loss of a micro-batch by their number, so a step's losses add up
-    notes.losses = [sum(float(part) for part in parts[k : k + size]) for k in range(0, len(parts), size)]
+    arm.notes.losses = [sum(float(part) for part in parts[k : k + size]) for k in range(0, len(parts), size)]
 
 
 def trl_rows(pairs: list[common.Pair], reference: Reference, *, as_text: bool) -> list[dict[str, Any]]:
