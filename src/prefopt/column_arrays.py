@@ -86,6 +86,17 @@ def first_repeat(table: Dataset, name: str) -> int | None:
     return int(found.min()) if len(found) else None
 
 
+def is_among(table: Dataset, other: Dataset, name: str, places: Places) -> Mask:
+    """Whether the text of each row [N] stands in the same column of another table at one of `places`."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted = np.zeros(other.num_rows, dtype=np.bool_)
+    wanted[places] = True
+    texts = other.data.table.column(name).filter(pa.array(wanted))
+    return np.asarray(pc.is_in(table.data.table.column(name), value_set=texts.combine_chunks()))
+
+
 def _is_new(table: Dataset, name: str, order: Places) -> Mask:
     """Whether the text at each place of `order` differs from the one before it."""
     marks = np.fromiter(map(_mark, values_of(table, name)), np.uint64, count=len(order))[order]

@@ -26,13 +26,13 @@ from prefopt.column_arrays import (
 )
 from prefopt.config import Config
 from prefopt.errors import PrefoptError, nearest
-from prefopt.records import Row, as_dataset, make_table, rows_of
+from prefopt.records import Row, as_dataset
 from prefopt.rules import selection
 from prefopt.rules.content import text_of
 from prefopt.rules.selection import RULES, find_rule
 from prefopt.rules.stats import by_decile, correlation, histogram, mean
 from prefopt.stage import Context, Stage, StageOutput
-from prefopt.table_rows import has_stored_types, with_columns
+from prefopt.table_rows import with_columns, with_stored_types
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,8 +84,7 @@ def select(table: Dataset, config: SelectConfig, context: Context) -> StageOutpu
     Raises:
         PrefoptError: a column is missing, ids are not unique, a score is not a number (strict), or nothing is kept.
     """
-    if not has_stored_types(table):
-        table = make_table(rows_of(table))
+    table = with_stored_types(table)
     _check_ids(table)
     _check_columns(table, config)
     gaps, truncated = _gaps(table), flags(table, "truncated", lambda row: bool(row.get("truncated")))

@@ -68,6 +68,22 @@ def has_stored_types(table: Dataset) -> bool:
     return True
 
 
+def with_stored_types(table: Dataset) -> Dataset:
+    """The table with the types that `make_table` gives it, to the names within them (Parquet calls a list's otherwise)."""
+    if not has_stored_types(table):
+        return make_table(TableRows(table)[:])
+    own = table.data.table
+    import pyarrow as pa
+
+    return as_dataset(own.cast(pa.schema([field.with_type(_plain(field.type)) for field in own.schema])))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.list_(_plain(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
 def mapped(schema: pa.Schema, write: Callable[[Callable[[pa.RecordBatch], None]], Any]) -> pa.Table:
     """The table of the batches that `write` hands to its argument, on a mapped Arrow file without a name.
 

@@ -6,28 +6,42 @@ Rows that 05 did not keep leave the table here. The schemes are in `prefopt.rule
 from __future__ import annotations
 
 import math
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from prefopt.column_arrays import (
+    Floats,
+    Mask,
+    Places,
+    Texts,
+    flags,
+    floats,
+    is_among,
+    narrow_rows,
+    text_numbers,
+    text_order,
+)
 from prefopt.config import Config
 from prefopt.errors import PrefoptError, nearest
-from prefopt.records import Row, make_table, rows_of
+from prefopt.records import Row, as_dataset
 from prefopt.rules import weights
 from prefopt.rules.pairing import UNPARSED
 from prefopt.rules.stats import histogram, mean
 from prefopt.rules.weights import SCHEMES, Scheme
 from prefopt.select import is_train
 from prefopt.stage import Context, Stage, StageOutput
+from prefopt.table_rows import with_columns, with_stored_types
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Floats = NDArray[np.float64]
+ADDS = ("weight",)
 NOT_SELECTED = "not selected"
 STATISTICS = ("n", "n_correct", "n_unparsed", "n_rejected_class", "majority_share", "answer_entropy")
+COUNTED = ("n", "n_correct", "n_error", "n_majority", "answer_entropy")  # what schemes read
 SUBSETS = ("n_correct", "n_unparsed", "n_rejected_class")  # counts of some of the n samples
 LARGEST = 1e12  # a given weight beyond is a slip of the data, and would drown all other pairs
 
@@ -73,34 +87,47 @@ def weight(table: Dataset, config: WeightConfig, context: Context) -> StageOutpu
     scheme = weights.find_scheme(config.scheme)
     needed = _needed_columns(scheme, config)
     _check_columns(table.column_names, needed, config)
-    rows: list[Row] = []
+    table = with_stored_types(table)
+    kept, own, dropped = _usable(table, needed, config, context)
+    if not len(own):
+        raise PrefoptError(f"weight: no training pair is left ({_reasons(dropped)}); give more or other data")
+    prompts = text_numbers(table, "prompt_id")[own]
+    raw = _raw_weights(table, own, prompts, scheme, config, context.seed)
+    final = weights.finish(
+        raw, prompts, clip=config.clip, per_prompt=config.per_prompt, normalize=config.normalize
+    )
+    quality = _quality(table, own, prompts, raw, final, config)
+    quality["half_split"] = _half_split(table, own, scheme, config, context)
+    if config.scheme != "column" or config.column != "weight":
+        has_weight = flags(table, "weight", lambda row: row.get("weight") is not None)
+        quality["replaced_weights"] = int(has_weight[own].sum())
+    every = np.ones(table.num_rows)
+    every[own] = final
+    return StageOutput(with_columns(table, _added(every[kept]), kept, first=ADDS), dropped, quality)
+
+
+def _added(final: Floats) -> Dataset:
+    import pyarrow as pa
+
+    return as_dataset(pa.table({"weight": final}))
+
+
+def _usable(
+    table: Dataset, needed: list[str], config: WeightConfig, context: Context
+) -> tuple[Mask, Places, dict[str, int]]:
+    """Which rows [N] stay, the places of the training rows among them, and the others counted by reason."""
+    kept, is_own = np.zeros(table.num_rows, dtype=np.bool_), np.zeros(table.num_rows, dtype=np.bool_)
     dropped: dict[str, int] = {}
-    for row in rows_of(table):
+    for place, row in enumerate(narrow_rows(table, ["id", "kept", "split", *STATISTICS, *needed])):
         if row.get("kept") is False:  # a decision, not a fault: no matter for strict
             dropped[NOT_SELECTED] = dropped.get(NOT_SELECTED, 0) + 1
             continue
         problem = _problem(row, needed, config) if is_train(row) else None
         if problem:
             context.drop(dropped, problem, f"weight: row {row['id']!r}")
-        else:
-            rows.append(row)
-    own = [row for row in rows if is_train(row)]
-    if not own:
-        raise PrefoptError(f"weight: no training pair is left ({_reasons(dropped)}); give more or other data")
-    raw = _raw_weights(own, scheme, config, context.seed)
-    prompt_ids = [row["prompt_id"] for row in own]
-    final = weights.finish(
-        raw, prompt_ids, clip=config.clip, per_prompt=config.per_prompt, normalize=config.normalize
-    )
-    quality = _quality(own, raw, final, config)
-    quality["half_split"] = _half_split(own, scheme, config, context)
-    if config.scheme != "column" or config.column != "weight":
-        quality["replaced_weights"] = sum(row.get("weight") is not None for row in own)
-    for row in rows:
-        row["weight"] = 1.0
-    for row, w in zip(own, final.tolist(), strict=True):
-        row["weight"] = w
-    return StageOutput(make_table(rows, ("weight",)), dropped, quality)
+            continue
+        kept[place], is_own[place] = True, is_train(row)
+    return kept, np.flatnonzero(is_own), dropped
 
 
 def _needed_columns(scheme: Scheme, config: WeightConfig) -> list[str]:
@@ -168,19 +195,37 @@ def _counts(row: Row, config: WeightConfig) -> dict[str, float]:
     return {**have, "n": n, "n_error": n_error, "n_majority": n_majority}
 
 
-def _raw_weights(rows: list[Row], scheme: Scheme, config: WeightConfig, seed: int) -> Floats:
-    """Weights [B] as the scheme gives them, not yet clipped or normalised."""
+def _raw_weights(
+    table: Dataset, own: Places, prompts: Places, scheme: Scheme, config: WeightConfig, seed: int
+) -> Floats:
+    """Weights [B] of the rows `own` as the scheme gives them, not yet clipped or normalised."""
+    columns = {"row": np.ones(len(own))}
     if config.scheme == "column":
-        columns = {"given": np.array([row[config.column] for row in rows], dtype=np.float64)}
-    else:
-        counts = [_counts(row, config) for row in rows]
-        columns = {name: np.array([c[name] for c in counts], dtype=np.float64) for name in counts[0]}
-    columns["row"] = np.ones(len(rows))
+        columns["given"] = floats(table, config.column, "weight")[own]
+    elif scheme.needs:
+        columns |= _count_columns(table, own, config)
     raw = scheme.weigh(columns, config.alpha, config.epsilon)
-    if scheme.shuffled:
-        prompt_ids, ids = [row["prompt_id"] for row in rows], [row["id"] for row in rows]
-        return weights.shuffle_over_prompts(raw, prompt_ids, ids, seed)
-    return raw
+    return _shuffled(table, own, prompts, raw, seed) if scheme.shuffled else raw
+
+
+def _count_columns(table: Dataset, own: Places, config: WeightConfig) -> dict[str, Floats]:
+    """What a scheme reads of `_counts` of the rows `own`, [B] each."""
+    columns = {name: np.empty(len(own)) for name in COUNTED}
+    is_own = np.zeros(table.num_rows, dtype=np.bool_)
+    is_own[own] = True
+    for place, row in enumerate(compress(narrow_rows(table, ["id", *STATISTICS]), is_own)):
+        counts = _counts(row, config)
+        for name in COUNTED:
+            columns[name][place] = counts[name]
+    return columns
+
+
+def _shuffled(table: Dataset, own: Places, prompts: Places, raw: Floats, seed: int) -> Floats:
+    rank = np.empty(table.num_rows, dtype=np.int64)
+    rank[text_order(table, "id")] = np.arange(table.num_rows)
+    _, firsts, numbers = np.unique(prompts, return_index=True, return_inverse=True)
+    names = Texts(table, "prompt_id", own[firsts])
+    return weights.shuffle_numbered(raw, np.argsort(rank[own]), numbers, names, seed)
 
 
 def _reasons(dropped: dict[str, int]) -> str:
@@ -189,53 +234,59 @@ def _reasons(dropped: dict[str, int]) -> str:
     )
 
 
-def _quality(rows: list[Row], raw: Floats, final: Floats, config: WeightConfig) -> dict[str, Any]:
-    """Distribution of the weights of B training pairs, before and after clip, per_prompt and normalisation."""
-    prompts = {row["prompt_id"]: row.get("n_correct") for row in rows}
+def _quality(
+    table: Dataset, own: Places, prompts: Places, raw: Floats, final: Floats, config: WeightConfig
+) -> dict[str, Any]:
+    """Distribution of the weights of B training pairs, before and after clip, per_prompt and normalisation.
+
+    own [B]: their places in the table. prompts [B]: numbers of their prompts.
+    """
     shown = histogram(final, np.ones(len(final), dtype=np.bool_))
-    known = "n_correct" in rows[0]
+    known = "n_correct" in table.column_names
+    n_correct = floats(table, "n_correct", "weight")[own]
+    last = len(own) - 1 - np.unique(prompts[::-1], return_index=True)[1]  # of each prompt
     return {
         "settings": config.model_dump(mode="json"),
-        "pairs": len(rows),
-        "prompts": len(prompts),
-        "unsolved_prompts": sum(n == 0 for n in prompts.values()) if known else None,
+        "pairs": len(own),
+        "prompts": len(last),
+        "unsolved_prompts": int((n_correct[last] == 0).sum()) if known else None,
         "raw": _distribution(raw),
         "final": _distribution(final),
         "histogram": {"edges": shown["edges"], "all": shown["all"]},
-        "by_n_correct": _by_n_correct(rows, raw, final) if known else [],
+        "by_n_correct": _by_n_correct(n_correct, prompts, raw, final) if known else [],
     }
 
 
 def _distribution(w: Floats) -> dict[str, float | None]:
     """Extremes, mean, and the number of equal weights that would average as noisily (Kish)."""
-    square = math.fsum((w * w).tolist())
+    square = math.fsum(w * w)
     return {
         "min": float(w.min()),
         "mean": mean(w),
         "max": float(w.max()),
-        "effective_pairs": math.fsum(w.tolist()) ** 2 / square if square > 0 else 0.0,
+        "effective_pairs": math.fsum(w) ** 2 / square if square > 0 else 0.0,
     }
 
 
-def _by_n_correct(rows: list[Row], raw: Floats, final: Floats) -> list[dict[str, Any]]:
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        if row["n_correct"] is not None:
-            groups.setdefault(int(row["n_correct"]), []).append(i)
+def _by_n_correct(n_correct: Floats, prompts: Places, raw: Floats, final: Floats) -> list[dict[str, Any]]:
+    groups = [
+        (int(count), np.flatnonzero(n_correct == count))
+        for count in np.unique(n_correct[~np.isnan(n_correct)])
+    ]
     return [
         {
             "n_correct": count,
-            "prompts": len({rows[i]["prompt_id"] for i in where}),
+            "prompts": len(np.unique(prompts[where])),
             "pairs": len(where),
             "mean_raw": mean(raw[where]),
             "mean_weight": mean(final[where]),
         }
-        for count, where in sorted(groups.items())
+        for count, where in groups
     ]
 
 
 def _half_split(
-    rows: list[Row], scheme: Scheme, config: WeightConfig, context: Context
+    table: Dataset, own: Places, scheme: Scheme, config: WeightConfig, context: Context
 ) -> dict[str, Any] | None:
     """Rank correlation over prompts of w from two halves of their samples; None without samples.
 
@@ -243,29 +294,31 @@ def _half_split(
     and wrong samples were drawn, which by itself pulls this figure down when samples are few. All wrong samples count as
     errors, whatever `errors` says: a half knows no rejected answer.
     """
-    table = context.inputs.get("completions")
-    if table is None or not scheme.from_counts or "is_correct" not in table.column_names:
+    samples = context.inputs.get("completions")
+    if samples is None or not scheme.from_counts or "is_correct" not in samples.column_names:
         return None
-    read = ("id", "prompt_id", "split", "is_correct", "answer_class")
-    samples = rows_of(table.select_columns([name for name in read if name in table.column_names]))
-    samples = [row for row in samples if is_train(row)]
+    used = flags(samples, "split", is_train)
     if config.unparsed == "ignore":
-        samples = [row for row in samples if row.get("answer_class") != UNPARSED]
-    paired = {row["prompt_id"] for row in rows}
-    inner = [row for row in samples if row["prompt_id"] in paired]
-    whole = _split_correlation(samples, scheme, config, context.seed)
-    return {**whole, "paired": _split_correlation(inner, scheme, config, context.seed)}
+        used &= flags(samples, "answer_class", lambda row: row.get("answer_class") != UNPARSED)
+    paired = used & is_among(samples, table, "prompt_id", own)
+    correlations = [
+        _split_correlation(samples, np.flatnonzero(which), scheme, config, context.seed)
+        for which in (used, paired)
+    ]
+    return {**correlations[0], "paired": correlations[1]}
 
 
-def _split_correlation(samples: list[Row], scheme: Scheme, config: WeightConfig, seed: int) -> dict[str, Any]:
+def _split_correlation(
+    samples: Dataset, places: Places, scheme: Scheme, config: WeightConfig, seed: int
+) -> dict[str, Any]:
     def weigh(n: Floats, n_correct: Floats) -> Floats:
         columns = {"n": n, "n_correct": n_correct, "n_error": n - n_correct}
         return scheme.weigh(columns, config.alpha, config.epsilon)
 
-    prompt_ids, ids = [row["prompt_id"] for row in samples], [row["id"] for row in samples]
-    is_correct = np.array([bool(row["is_correct"]) for row in samples], dtype=np.bool_)
-    spearman, prompts = weights.half_split(prompt_ids, ids, is_correct, weigh, seed)
-    return {"spearman": spearman, "prompts": prompts}
+    is_correct = flags(samples, "is_correct", lambda row: bool(row["is_correct"]))[places]
+    prompts, ids = text_numbers(samples, "prompt_id")[places], Texts(samples, "id", places)
+    spearman, count = weights.half_split(prompts, ids, is_correct, weigh, seed)
+    return {"spearman": spearman, "prompts": count}
 
 
 STAGE = Stage(
@@ -274,6 +327,6 @@ STAGE = Stage(
     config=WeightConfig,
     run=weight,
     reads=("id", "prompt_id"),  # further columns depend on the scheme; weight names what is missing
-    adds=("weight",),
+    adds=ADDS,
     about="give every pair a weight (difficulty)",
 )

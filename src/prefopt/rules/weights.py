@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from prefopt.rules.order import hash_order
 from prefopt.rules.stats import spearman
 
 Rows = NDArray[np.float64]
+Places = NDArray[np.int64]
 MINMAX_HALF_WIDTH = 0.2  # GuardReasoner (2501.18492): weights within [1 - 0.2, 1 + 0.2]
 
 
@@ -131,21 +133,29 @@ def shuffle_over_prompts(weights: Rows, prompt_ids: Sequence[str], ids: Sequence
     A permutation of the prompts by seed, independent of the order of rows. Where giver and receiver differ in their
     number of pairs, the giver's weights (in order of pair id) repeat or end early.
     """
-    groups: dict[str, list[int]] = {}
-    for position in sorted(range(len(ids)), key=lambda i: ids[i]):
-        groups.setdefault(prompt_ids[position], []).append(position)
-    receivers = sorted(groups)
-    givers = [receivers[i] for i in hash_order(receivers, seed, "shuffled weights")]
+    order = np.array(sorted(range(len(ids)), key=lambda i: ids[i]), dtype=np.int64)
+    names, numbers = np.unique(np.array(prompt_ids, dtype=object), return_inverse=True)
+    return shuffle_numbered(weights, order, numbers, names.tolist(), seed)
+
+
+def shuffle_numbered(weights: Rows, order: Places, prompts: Places, names: Sequence[str], seed: int) -> Rows:
+    """`shuffle_over_prompts` on numbers, without an object per pair.
+
+    order [B]: rows by id. prompts [B]: of each row the place of its prompt in `names` [P], which rise.
+    """
+    sizes = np.bincount(prompts, minlength=len(names))
+    ends = np.cumsum(sizes)
+    rows = order[np.argsort(prompts[order], kind="stable")]  # by prompt, those of one by id
     shuffled = np.empty_like(weights)
-    for receiver, giver in zip(receivers, givers, strict=True):
-        own = groups[receiver]
-        shuffled[own] = np.resize(weights[groups[giver]], len(own))
+    for receiver, giver in enumerate(hash_order(names, seed, "shuffled weights")):
+        own, given = (rows[ends[k] - sizes[k] : ends[k]] for k in (receiver, giver))
+        shuffled[own] = np.resize(weights[given], len(own))
     return shuffled
 
 
 def finish(
     weights: Rows,
-    prompt_ids: Sequence[str],
+    prompt_ids: Sequence[str] | Places,
     *,
     clip: float | None = None,
     per_prompt: bool = False,
@@ -162,20 +172,22 @@ def finish(
     if clip is not None:
         weights = np.minimum(weights, clip)
     if per_prompt:
-        _, inverse, counts = np.unique(
-            np.array(prompt_ids, dtype=object), return_inverse=True, return_counts=True
-        )
+        _, inverse, counts = np.unique(_comparable(prompt_ids), return_inverse=True, return_counts=True)
         weights = weights / counts[inverse]
     if normalize == "raw" or not len(weights):
         return weights
-    mean = math.fsum(weights.tolist()) / len(weights)
+    mean = math.fsum(weights) / len(weights)
     if mean <= 0.0:
         raise PrefoptError("weight: all weights are 0, nothing would be learned; give positive weights")
     return weights / mean
 
 
+def _comparable(prompt_ids: Sequence[str] | Places) -> NDArray[Any]:
+    return prompt_ids if isinstance(prompt_ids, np.ndarray) else np.array(prompt_ids, dtype=object)
+
+
 def half_split(
-    prompt_ids: Sequence[str],
+    prompt_ids: Sequence[str] | Places,
     sample_ids: Sequence[str],
     is_correct: NDArray[np.bool_],
     weigh: Callable[[Rows, Rows], Rows],
@@ -183,15 +195,15 @@ def half_split(
 ) -> tuple[float | None, int]:
     """Spearman correlation over prompts of w from two disjoint halves of the samples [S], and the number of prompts.
 
-    `weigh(n, n_correct)` gives the weights of prompts. Halves are drawn by seed and sample id; prompts with a single
+    prompt_ids: names, or numbers that stand for them. `weigh(n, n_correct)` gives the weights of prompts. Halves are drawn by seed and sample id; prompts with a single
     sample are left out. At small N the odds P_e/P_c are noisy exactly where w is largest: this says how noisy.
     """
-    names = {name: index for index, name in enumerate(sorted(set(prompt_ids)))}
+    names, numbers = np.unique(_comparable(prompt_ids), return_inverse=True)
     half_n = np.zeros((2, len(names)))
     half_correct = np.zeros((2, len(names)))
     seen = np.zeros(len(names), dtype=np.int64)
     for position in hash_order(sample_ids, seed, "halves"):
-        prompt = names[prompt_ids[position]]
+        prompt = numbers[position]
         half = seen[prompt] % 2
         seen[prompt] += 1
         half_n[half, prompt] += 1
