@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 from prefopt import __version__, data
 from prefopt.errors import PrefoptError
 from prefopt.records import digest, file_digest, is_ours, read_table
-from prefopt.running import run_stage
+from prefopt.running import run_stage, way_of
 from prefopt.stage import Context, Stage, StageFolder, StageOutput
 
 
-def run_alone(stage: Stage, config: Any, source: str, output: Path, context: Context) -> StageOutput:
-    """One stage on one input (CLI verbs): `source` is a Parquet file, a stage folder or any data the reader knows."""
+def run_alone(
+    stage: Stage, config: Any, source: str, output: Path, context: Context, *, retry_failed: bool = False
+) -> StageOutput:
+    """One stage on one input (CLI verbs): `source` is a Parquet file, a stage folder or any data the reader knows.
+
+    retry_failed: of a finished stage, ask the rows again that a server gave up on; the others stay as they are.
+    """
     is_data = stage.name == "data"
     opened = None if is_data else open_input(source, context)
     input_key = data.source_digest(config) if is_data else _input_key(source)
@@ -31,12 +37,18 @@ def run_alone(stage: Stage, config: Any, source: str, output: Path, context: Con
     test_key = data.source_digest(tests) if tests else ""
     parts = [stage.name, settings, context.seed, context.strict, input_key, test_key, model_key]
     key = digest(*parts, stage.outside(config), __version__)
-    if folder.finished(key):
+    way = way_of(folder, key, retry_failed)
+    if way == "none":
+        if retry_failed:
+            print(f"{output}: no failed rows; nothing is asked again", file=sys.stderr)
         manifest = folder.manifest or {}
-        return StageOutput(folder.table(), manifest.get("dropped", {}), manifest.get("quality", {}))
+        return StageOutput(
+            folder.table(), manifest.get("dropped", {}), manifest.get("quality", {}), folder.failed
+        )
     at_reading = dict(opened.dropped) if opened else {}
     about = {"key": key, "input": input_key, "dropped_at_reading": at_reading}
-    result = run_stage(stage, config, folder, opened.table if opened else None, context, about)
+    table = opened.table if opened else None
+    result = run_stage(stage, config, folder, table, context, about, again=way == "again")
     return replace(result, dropped={**at_reading, **result.dropped})
 
 

@@ -14,7 +14,7 @@ import typer
 from prefopt import __version__
 from prefopt.errors import PrefoptError
 from prefopt.suite.commands import suite_app
-from prefopt.verbs import VERBS, run_verb, stage_of
+from prefopt.verbs import RETRY, VERBS, print_failed, run_verb, stage_of
 
 if TYPE_CHECKING:
     from prefopt.config import Config
@@ -36,6 +36,9 @@ app = typer.Typer(
 )
 Seed = Annotated[int, typer.Option(help="seed of the stage")]
 Strict = Annotated[bool, typer.Option("--strict", help="bad rows are errors instead of counted drops")]
+Retry = Annotated[
+    bool, typer.Option(RETRY, help="ask the rows again that a server gave up on, and no others")
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML with the stage's settings, or a whole recipe")
 ]
@@ -59,6 +62,7 @@ def run_command(
     output: Annotated[Path | None, typer.Option(help="run folder (default runs/NAME)")] = None,
     model: Model = None,
     strict: Strict = False,
+    retry_failed: Retry = False,
 ) -> None:
     """Run every stage of a recipe; other settings by --stage.key value, e.g. --train.learning_rate 1e-5."""
     from prefopt.config import merge, parse_overrides
@@ -74,9 +78,11 @@ def run_command(
         overrides["model"] = model
     loaded = load_recipe(recipe, overrides)
     folder = output or Path("runs") / loaded.name
-    summary = run(loaded, folder, strict=strict)
+    summary = run(loaded, folder, strict=strict, retry_failed=retry_failed)
     path = write_report(folder)
     print_summary(summary, path)
+    for place, failed in summary["failed"].items():
+        print_failed(failed, f"{place}: ")
 
 
 @app.command("report")
@@ -231,8 +237,9 @@ def _add_stage_command(verb: str, about: str) -> None:
         model: Model = None,
         seed: Seed = 0,
         strict: Strict = False,
+        retry_failed: Retry = False,
     ) -> None:
-        run_verb(verb, source, output, (config, model, seed, strict), context.args)
+        run_verb(verb, source, output, (config, model, seed, strict, retry_failed), context.args)
 
     command.__doc__ = (
         f"{about[0].upper()}{about[1:]}. Settings by --key value; `prefopt help {verb}` lists them."

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from prefopt.config import Config
 from prefopt.data import DataConfig
 from prefopt.engines import ENGINES, Dtype, Engine, EngineOptions, Sampling, known_engine, open_engine
-from prefopt.engines.client import ServerSettings
+from prefopt.engines.client import GAVE_UP, ServerSettings
 from prefopt.errors import PrefoptError
 from prefopt.evaluation.figures import against, pair_correct, pair_figures, sample_figures
 from prefopt.evaluation.served import check_measurable
@@ -177,9 +177,8 @@ def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageO
     quality["against_before"] = against(rows_of(before), rows) if before is not None else None
     if singles:
         quality |= {"heldout_completions": len(singles), "separation": separation(rows)}
-    return StageOutput(
-        make_table(_one_form(rows), (*ADDS, *(SINGLE_ADDS if singles else ()))), dropped, quality
-    )
+    found = make_table(_one_form(rows), (*ADDS, *(SINGLE_ADDS if singles else ())))
+    return StageOutput(found, dropped, quality, failed=dropped.get(GAVE_UP, 0))
 
 
 def _test_prompts(table: Dataset, config: EvaluateConfig, context: Context) -> list[Row]:

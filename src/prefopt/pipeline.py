@@ -45,10 +45,11 @@ SKIPPED_BY_KIND = {
 }
 
 
-def run(recipe: Recipe, output: Path, *, strict: bool = False) -> dict[str, Any]:
+def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: bool = False) -> dict[str, Any]:
     """Run all arms of a recipe; returns what `summary.json` says.
 
     A killed run started again with the same recipe and folder continues and ends with the same tables and models.
+    retry_failed: rows that a server gave up on are asked again in stages that are finished; what follows is done anew.
 
     Raises:
         PrefoptError: bad input or settings, with the remedy.
@@ -57,7 +58,7 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False) -> dict[str, Any]
 
     start = time.perf_counter()
     arms = resolve_arms(recipe)
-    state = Run(output, recipe, strict)
+    state = Run(output, recipe, strict, retry_failed)
     source = _run_data(state)
     found = source.folder.manifest or {}
     check_losses(arms, found["quality"]["kind"])

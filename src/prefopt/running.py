@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefopt import __version__
+from prefopt.errors import PrefoptError
 from prefopt.recipe import Recipe
 from prefopt.records import digest, require
 from prefopt.stage import Context, Stage, StageFolder, StageOutput
@@ -26,11 +27,13 @@ class Done:
 
 @dataclass
 class Run:
-    """State of one `run`: the folder, the model and every finished stage by key."""
+    """State of one `run`: the folder, the model and every finished stage by key of its work."""
 
     root: Path
     recipe: Recipe
     strict: bool
+    retry_failed: bool = False
+    reopened: bool = False  # a stage was: what follows has another input and is done anew
     model: Path = Path()
     model_key: str = ""
     done: dict[str, Done] = field(default_factory=dict)
@@ -64,13 +67,34 @@ def execute(
     if key in state.done:
         return state.done[key]
     folder = StageFolder(home / (folder_name or stage.folder_name))
-    if not folder.finished(key):
+    way = way_of(folder, key, state.retry_failed, changed=state.reopened)
+    if way != "none":
         table = upstream.folder.table() if upstream else None
-        run_stage(
-            stage, config, folder, table, context, {"key": key, "input": upstream.key if upstream else None}
-        )
-    state.done[key] = Done(key, folder)
+        about = {"key": key, "input": upstream.key if upstream else None}
+        run_stage(stage, config, folder, table, context, about, again=way == "again")
+        state.reopened |= way == "again"
+    state.done[key] = Done(folder.output_key(key), folder)
     return state.done[key]
+
+
+def way_of(
+    folder: StageFolder, key: str, retry_failed: bool, *, changed: bool = False
+) -> Literal["none", "begin", "again"]:
+    """What is to be done: nothing, the stage as a whole (or what a kill left of it), or its failed rows again.
+
+    changed: the stage's input is known to be another one since.
+
+    Raises:
+        PrefoptError: failed rows are to be asked again, but settings or input are not those of the finished stage.
+    """
+    if folder.finished(key):
+        return "again" if retry_failed and folder.failed else "none"
+    if retry_failed and folder.failed and not changed:
+        raise PrefoptError(
+            f"{folder.path}: was made with other settings, input or version; --retry-failed asks the failed rows of the "
+            "very same work: repeat its command, or leave --retry-failed out to do everything anew"
+        )
+    return "begin"
 
 
 def run_stage(
@@ -80,9 +104,14 @@ def run_stage(
     table: Dataset | None,
     context: Context,
     about: Mapping[str, Any],
+    *,
+    again: bool = False,
 ) -> StageOutput:
-    """Run a stage in its folder and write table, timings and manifest."""
-    folder.begin(about["key"])
+    """Run a stage in its folder and write table, timings and manifest. again: a finished one, for its failed rows."""
+    if again:
+        folder.reopen(about["key"])
+    else:
+        folder.begin(about["key"])
     if table is not None:
         require(table, stage.reads, f"{stage.name} ({folder.path})")
     context = Context(context.seed, context.model, folder, context.strict, context.inputs)

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from prefopt.columns import COLUMNS
 from prefopt.config import Config
 from prefopt.engines import ENGINES, Dtype, EngineOptions, Sampling, VllmSettings, known_engine, open_engine
-from prefopt.engines.client import ServerSettings
+from prefopt.engines.client import GAVE_UP, ServerSettings
 from prefopt.errors import PrefoptError
 from prefopt.records import Row, make_table, rows_of
 from prefopt.sampling.passes import Pass, complete, encode_prompts, shown_reasons
@@ -142,7 +142,8 @@ def sample(table: Dataset, config: SampleConfig, context: Context) -> StageOutpu
         quality["models"] = {
             model: {"completions": len(own), **length_figures(own)} for model, own in by_model(done).items()
         }
-    return StageOutput(make_table(done, ("id", "prompt_id", "prompt")), dropped, quality)
+    table = make_table(done, ("id", "prompt_id", "prompt"))
+    return StageOutput(table, dropped, quality, failed=dropped.get(GAVE_UP, 0))
 
 
 @dataclass(frozen=True)

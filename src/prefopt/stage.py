@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from prefopt import __version__
 from prefopt.config import Config
 from prefopt.errors import PrefoptError
-from prefopt.records import Row, make_table, read_table, rows_of, write_json, write_table
+from prefopt.records import Row, digest, file_digest, make_table, read_table, rows_of, write_json, write_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,11 +38,15 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class StageOutput:
-    """What a stage gives back: the table, rows dropped by reason, and figures for manifest and report."""
+    """What a stage gives back: the table, rows dropped by reason, and figures for manifest and report.
+
+    failed: how many of the dropped rows may come when they are asked again (a server gave up on them).
+    """
 
     table: Dataset
     dropped: Mapping[str, int] = field(default_factory=dict)
     quality: Mapping[str, Any] = field(default_factory=dict)
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,17 @@ class StageFolder:
         """The key of the stage while it runs; empty outside a run."""
         return str((_read_json(self.path / "key.json") or {}).get("key") or "")
 
+    @property
+    def failed(self) -> int:
+        """Rows of the finished stage that may be asked again (`StageOutput.failed`)."""
+        return int((self.manifest or {}).get("failed") or 0)
+
+    def output_key(self, key: str) -> str:
+        """What later stages take as the key of their input: `key`, until asking failed rows again has changed the table."""
+        if not (self.manifest or {}).get("retried"):
+            return key
+        return digest(key, *(file_digest(part) for part in self.parts()))
+
     def finished(self, key: str) -> bool:
         """Whether the stage ended with exactly this key (settings, inputs, seed); if so, nothing unfinished stays."""
         manifest = self.manifest
@@ -121,7 +136,9 @@ class StageFolder:
 
     def _tidy(self) -> None:
         (self.path / "key.json").unlink(missing_ok=True)
-        shutil.rmtree(self.path / WORK, ignore_errors=True)
+        # while rows are failed the answers that came are kept, so that those rows alone can be asked again
+        if not self.failed:
+            shutil.rmtree(self.path / WORK, ignore_errors=True)
 
     def begin(self, key: str) -> None:
         """Keep the parts of a killed run with the same key; clear what another key left.
@@ -135,6 +152,19 @@ class StageFolder:
             self.clear()
         write_json(self.path / "key.json", {"key": key})
         (self.path / "manifest.json").unlink(missing_ok=True)
+
+    def reopen(self, key: str) -> None:
+        """Go back into a finished stage for its failed rows. Table and manifest stay until it has finished anew.
+
+        Raises:
+            PrefoptError: the answers that came are no longer there.
+        """
+        if not (self.path / WORK).is_dir():
+            raise PrefoptError(
+                f"{self.path}: the answers kept in {WORK} are gone, so that all rows would be asked again; for that remove "
+                "the folder and leave --retry-failed out"
+            )
+        write_json(self.path / "key.json", {"key": key})
 
     def clear(self) -> None:
         """Remove the stage's own files (parts, manifest, timings, model, checkpoints); others stay."""
@@ -176,6 +206,8 @@ class StageFolder:
         """Write the table, the timings and, last, the manifest; then the kept work parts go."""
         if not is_first_process():
             return
+        before = self.manifest or {}  # of a stage that was reopened
+        retried = int(before.get("retried") or 0) + (output.failed < int(before.get("failed") or 0))
         write_table(output.table, self.path / "part-00000.parquet")
         write_table(make_table(self.timings), self.path / "timings.parquet")
         write_json(self.path / "manifest.json", {
@@ -184,6 +216,8 @@ class StageFolder:
             "versions": versions(),
             "rows_out": output.table.num_rows,
             "dropped": dict(sorted(output.dropped.items())),
+            **({"failed": output.failed} if output.failed else {}),
+            **({"retried": retried} if retried else {}),
             "columns": output.table.column_names,
             "quality": dict(output.quality),
         })  # fmt: skip

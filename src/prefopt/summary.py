@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefopt.evaluation.figures import against, change, pair_margin
 from prefopt.records import Row, read_table, rows_of
+from prefopt.stage import StageFolder
 from prefopt.stats import share_interval
 from prefopt.verdict import arm_name, smoke_note, verdict, warnings_of
 
@@ -71,6 +72,7 @@ def summarize(
         f"{arm} {r['round']}": r["folders"] for arm, done in (summary["rounds"] or {}).items() for r in done
     }
     summary["stage_seconds"] = _stage_seconds(output, {**folders, **earlier})
+    summary["failed"] = _failed(output, {**folders, **earlier})
     summary["settings"] = recipe.model_dump(mode="json", exclude_unset=True)
     return summary
 
@@ -274,6 +276,12 @@ def _stage_seconds(output: Path, folders: Mapping[str, Mapping[str, str]]) -> di
             timings = rows_of(read_table(path))
             found[place] = round(sum(row["seconds"] for row in timings if row["what"] == "stage"), 2)
     return found
+
+
+def _failed(output: Path, folders: Mapping[str, Mapping[str, str]]) -> dict[str, int]:
+    """Folder -> rows that a server gave up on, where there are any."""
+    places = sorted({place for stages in folders.values() for place in stages.values()})
+    return {place: failed for place in places if (failed := StageFolder(output / place).failed)}
 
 
 # ---- on the terminal

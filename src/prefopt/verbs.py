@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,16 +28,17 @@ VERBS = {
     "evaluate": "accuracy and held-out pair accuracy of a model",
 }
 STAGE_OF = {"weigh": "weight"}
+RETRY = "--retry-failed"
 
 
 def run_verb(
     verb: str,
     source: str,
     output: Path | None,
-    options: tuple[Path | None, str | None, int, bool],
+    options: tuple[Path | None, str | None, int, bool, bool],
     words: list[str],
 ) -> None:
-    """Run one stage on one input. options: settings file, model, seed, strict; words: overrides `--key value`.
+    """Run one stage on one input. options: settings file, model, seed, strict, retry_failed; words: overrides `--key value`.
 
     Raises:
         PrefoptError: bad settings or input, with the remedy.
@@ -45,7 +48,7 @@ def run_verb(
     from prefopt.ranking.estimate import judge_words
     from prefopt.stage import Context
 
-    file, model, seed, strict = options
+    file, model, seed, strict, retry_failed = options
     stage = stage_of(verb)
     settings = _section(load_yaml(file), stage) if file else {}
     dry = False
@@ -63,8 +66,9 @@ def run_verb(
         raise PrefoptError(f"prefopt {verb}: where to? give --output DIR")
     path = _reward_base(model, source, output, seed) if verb == "train-reward" else _model_path(model)
     context = Context(seed=seed, model=path, strict=strict, inputs=_verb_inputs(stage, config, seed, strict))
-    result = run_alone(stage, config, source, output, context)
+    result = run_alone(stage, config, source, output, context, retry_failed=retry_failed)
     _print_result(result, output)
+    print_failed(result.failed)
 
 
 def _print_estimate(config: Any, source: str, seed: int) -> None:
@@ -127,6 +131,14 @@ def _print_result(result: Any, output: Path) -> None:
         text = _shown(value)
         if text:
             typer.echo(f"  {name}: {text}")
+
+
+def print_failed(failed: int, where: str = "") -> None:
+    """One line where rows failed: how many, and the command that asks them again (the one that was given, and a flag)."""
+    if failed:
+        words = [word for word in sys.argv[1:] if word != RETRY]
+        again = shlex.join(["prefopt", *words, RETRY])
+        typer.echo(f"{where}{failed} rows failed (server gave up); ask them again: {again}")
 
 
 def _shown(value: Any) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
@@ -17,6 +17,9 @@ from prefopt.engines import ENGINES, WITHOUT_MODEL, known_engine
 from prefopt.engines.client import ServerSettings
 from prefopt.errors import PrefoptError
 from prefopt.records import Row
+
+if TYPE_CHECKING:
+    from prefopt.sample import SampleConfig
 
 
 class ModelSource(Config):
@@ -55,15 +58,6 @@ class Source:
         return self.model is None and self.engine not in WITHOUT_MODEL
 
 
-class SourceSettings(Protocol):
-    """What is read of the settings of stage 01."""
-
-    n: int
-    engine: str
-    server: ServerSettings | None
-    models: list[ModelSource] | None
-
-
 def read_models(given: Any) -> Any:
     """Short forms of the setting `models`: a text is a model, null is the stage's own."""
     if not isinstance(given, list):
@@ -71,7 +65,7 @@ def read_models(given: Any) -> Any:
     return [{"model": one} if isinstance(one, str) else {} if one is None else one for one in given]
 
 
-def sources_of(config: SourceSettings) -> list[Source]:
+def sources_of(config: SampleConfig) -> list[Source]:
     """Who answers, in order; without `models` the one that the settings name.
 
     Raises:
@@ -93,7 +87,7 @@ def sources_of(config: SourceSettings) -> list[Source]:
     return found
 
 
-def _source(given: ModelSource, config: SourceSettings) -> Source:
+def _source(given: ModelSource, config: SampleConfig) -> Source:
     engine = given.engine or ("server" if given.server else config.engine)
     if given.server is not None and engine != "server":
         raise ValueError(f"models: server is for engine 'server', the engine is {engine!r}")
