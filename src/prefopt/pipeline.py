@@ -10,6 +10,7 @@ rounds of a recipe of several (`prefopt.rounds`) at `rounds/K/NN-name/`.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,8 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: boo
         rounds[name] = _run_rounds(state, arms[name], _home(output, name, main), source)
     rounds = {name: rounds[name] for name in arms}
     evaluated, by_round = _evaluate_all(state, arms, rounds)
+    if retry_failed and not state.reopened:
+        print(f"{output}: no failed rows; nothing was asked again", file=sys.stderr)
     seconds = time.perf_counter() - start
     chains = {name: chain[-1] for name, chain in rounds.items()}
     summary = summarize(output, recipe, chains, evaluated, seconds, by_round)
