@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.errors import PrefoptError
+from prefopt.sampling.sources import named, sources_of
 
 if TYPE_CHECKING:
     from prefopt.recipe import Recipe
+    from prefopt.sample import SampleConfig
 
+TRAINED = "model"  # directory of a trained model within 07-train
 FIXED = "fixed_reference"  # input of 07-train: rewards do not begin at 0
 
 
@@ -66,14 +69,31 @@ def _obstacle(arm: Recipe, kind: str, columns: Collection[str]) -> str:
     assert arm.sample is not None
     assert arm.rank is not None
     assert arm.train is not None
-    if not getattr(arm.sample, "needs_model", True):
-        return f"sample.engine {arm.sample.engine} does not write with the trained model; take transformers or vllm"
+    if problem := _unsampled(arm.sample):
+        return problem
     if arm.rank.chosen_strategy == "given":
         return "rank.strategy given takes pairs from the file; take verify, score or ipr"
     if arm.rank.chosen_strategy == "verify" and "gold" not in columns:
         return "rank.strategy verify needs gold answers, and the data has none; add a column gold or take ipr"
     if arm.train.lora is not None and not arm.train.lora.merge:
         return "the next round starts from the trained weights; set train.lora.merge: true"
+    return ""
+
+
+def _unsampled(sample: SampleConfig) -> str:
+    """Why later rounds would not have the answers of the model that the round before has trained; else empty."""
+    if sample.models is None:
+        if sample.needs_model:
+            return ""
+        return (
+            f"sample.engine {sample.engine} does not write with the trained model; take transformers or vllm"
+        )
+    if not sample.needs_model:
+        return "sample.models has several models, none of them the trained one; add null to the list"
+    try:
+        named(sources_of(sample), Path(TRAINED))
+    except PrefoptError as error:
+        return f"the trained model is named {TRAINED!r}: {error}"
     return ""
 
 
