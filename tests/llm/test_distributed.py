@@ -9,8 +9,6 @@ import fcntl
 import importlib.util
 import json
 import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +16,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from training_runs import largest_difference, launch
+from training_worker import make_examples, make_trainer, run_job, tiny_model
+from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.training_args import OptimizerNames
 
 from prefopt.errors import PrefoptError
@@ -27,12 +27,6 @@ from prefopt.llm.layers import activation_offload, compile_layers, decoder_layer
 from prefopt.llm.settings import PreferenceConfig
 from prefopt.losses import build_loss
 from prefopt.train_settings import TrainConfig, trainer_settings
-
-WORKER = Path(__file__).with_name("training_worker.py")
-_spec = importlib.util.spec_from_file_location("training_worker", WORKER)
-worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worker)
-make_examples, make_trainer, tiny_model = worker.make_examples, worker.make_trainer, worker.tiny_model
 
 # two micro-batches a step in each of two processes; several packed rows
 PADDED = {"pairs_per_micro_batch": 2}
@@ -85,35 +79,18 @@ def runs(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
             for name, settings in ONE.items():
-                seen = worker.run_job(str(folder / f"one_{name}"), **settings)
+                seen = run_job(str(folder / f"one_{name}"), **settings)
                 assert seen["strategy"] == "none"
-            worker.run_job(str(folder / "one_cut"), stop=CUT, **SHARED)
-            launch(folder, jobs(folder))
+            run_job(str(folder / "one_cut"), stop=CUT, **SHARED)
+            make_runs(folder, jobs(folder))
             (folder / "done").touch()
     return folder
 
 
-def launch(folder: Path, runs: dict[str, dict], **variables: str) -> None:
+def make_runs(folder: Path, runs: dict[str, dict], **variables: str) -> None:
     """Make runs in two processes."""
     (folder / "jobs.json").write_text(json.dumps(runs))
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONWARNINGS": "ignore",
-        **variables,
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(WORKER),
-    ]
-    done = subprocess.run(
-        [*command, str(folder / "jobs.json")], env=environment, capture_output=True, text=True, timeout=240
-    )
+    done = launch(folder / "jobs.json", processes=2, **variables)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -134,11 +111,6 @@ def curve(history, column="loss"):
 def weights_of(runs, name):
     file = next((runs / name / "model").glob("*model.safetensors"))
     return load_file(file)
-
-
-def largest_difference(first, second):
-    assert sorted(first) == sorted(second)
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 # ---- the same training as one process
@@ -195,7 +167,7 @@ def test_fsdp2_resumes_a_run_of_one_process(runs):
 def test_one_process_resumes_a_run_of_fsdp2(runs, tmp_path):
     source = runs / "fsdp2_shared"
     assert (source / "checkpoint-4" / "COMPLETE").exists()
-    assert worker.run_job(str(tmp_path / "one"), copy_of=str(source), **SHARED)["strategy"] == "none"
+    assert run_job(str(tmp_path / "one"), copy_of=str(source), **SHARED)["strategy"] == "none"
     assert largest_difference(weights_of(runs, "one_shared"), weights_of(tmp_path, "one")) < 1e-5
 
 
@@ -267,8 +239,8 @@ def test_zero_trains_like_one_process_and_resumes_bitwise(tmp_path):
         "again": again,
         "shared": {"folder": str(tmp_path / "shared"), **shared},
     }
-    launch(tmp_path, runs, DS_ACCELERATOR="cpu")
-    worker.run_job(str(tmp_path / "one"), **PADDED)
+    make_runs(tmp_path, runs, DS_ACCELERATOR="cpu")
+    run_job(str(tmp_path / "one"), **PADDED)
     for name in ("zero2", "zero3"):
         assert seen_in(tmp_path, name)["strategy"] == "deepspeed"
         one, two = history_of(tmp_path, "one"), history_of(tmp_path, name)
@@ -283,7 +255,9 @@ def test_sharded_models_that_cannot_share_are_told_so(monkeypatch):
     from prefopt.llm import rows
     from prefopt.llm.shared import Sharing
 
-    monkeypatch.setattr(rows, "check_sharing", lambda model, trial: Sharing(None, "it is recurrent"))
+    monkeypatch.setattr(
+        rows, "check_sharing", lambda model, trial, workspace: Sharing(None, "it is recurrent")
+    )
     tokens_of = rows.SharedTokens(make_examples(2), 40, lockstep=True)
     with pytest.raises(PrefoptError, match="set shared_prefix to false"):
         tokens_of(tiny_model(), [])
@@ -345,7 +319,7 @@ def gradients(folder, model=None, around=nullcontext, **more):
     model = model or tiny_model()
     caught, calls = {}, []
 
-    class Catch(worker.TrainerCallback):
+    class Catch(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
             caught.update({name: p.grad.clone() for name, p in model.named_parameters()})
 

@@ -10,6 +10,7 @@ from transformers import GraniteConfig, LlamaConfig, LlamaForCausalLM
 from prefopt.llm import head
 from prefopt.llm.head import FusedHead, fused_head_logps, is_plain
 from prefopt.llm.logprobs import default_chunk_tokens, head_logps
+from prefopt.llm.workspace import Workspace
 
 N, H, V = 23, 16, 50
 
@@ -29,7 +30,7 @@ def plain(hidden, weight, targets):
 @pytest.mark.parametrize("chunk", [1, 5, 23, 100])
 def test_values_and_gradients_are_those_of_log_softmax(chunk, may_keep):
     hidden, weight, targets, slopes = inputs()
-    logps = FusedHead.apply(hidden, weight, targets, chunk, may_keep)
+    logps = FusedHead.apply(hidden, weight, targets, chunk, may_keep, Workspace())
     found = torch.autograd.grad((logps * slopes).sum(), [hidden, weight])
     expected_logps = plain(hidden, weight, targets)
     expected = torch.autograd.grad((expected_logps * slopes).sum(), [hidden, weight])
@@ -42,14 +43,14 @@ def test_gradient_by_finite_differences():
     hidden, weight, targets, _ = inputs(torch.float64)
     # log-probs are fp32 by contract, so the steps are wide and the tolerance is theirs
     assert torch.autograd.gradcheck(
-        lambda h, w: FusedHead.apply(h, w, targets, 7, False).double(),
+        lambda h, w: FusedHead.apply(h, w, targets, 7, False, Workspace()).double(),
         (hidden, weight), eps=1e-2, atol=2e-2, rtol=2e-2, nondet_tol=0.0,
     )  # fmt: skip
 
 
 def test_extreme_logits_stay_finite():
     hidden, weight, targets, slopes = inputs(scale=1e4)
-    logps = FusedHead.apply(hidden, weight, targets, 8, True)
+    logps = FusedHead.apply(hidden, weight, targets, 8, True, Workspace())
     (logps * slopes).sum().backward()
     assert logps.isfinite().all()
     assert hidden.grad.isfinite().all()
@@ -58,7 +59,7 @@ def test_extreme_logits_stay_finite():
 
 def test_bf16_gives_fp32_log_probs_and_bf16_gradients():
     hidden, weight, targets, slopes = inputs(torch.bfloat16)
-    logps = FusedHead.apply(hidden, weight, targets, 8, True)
+    logps = FusedHead.apply(hidden, weight, targets, 8, True, Workspace())
     assert logps.dtype == torch.float32
     torch.testing.assert_close(logps, plain(hidden, weight, targets))  # of the same logits in fp32
     (logps * slopes).sum().backward()
@@ -79,16 +80,16 @@ def test_chunks_are_larger_on_cuda():
 def test_frozen_sides_get_no_gradient():
     hidden, weight, targets, _ = inputs()
     weight.requires_grad_(False)
-    FusedHead.apply(hidden, weight, targets, 8, True).sum().backward()
+    FusedHead.apply(hidden, weight, targets, 8, True, Workspace()).sum().backward()
     assert weight.grad is None
     assert hidden.grad.abs().sum() > 0
     with torch.no_grad():
-        assert not FusedHead.apply(hidden, weight, targets, 8, True).requires_grad
+        assert not FusedHead.apply(hidden, weight, targets, 8, True, Workspace()).requires_grad
 
 
 def test_a_second_backward_pass_is_refused():
     hidden, weight, targets, _ = inputs()
-    total = FusedHead.apply(hidden, weight, targets, 8, True).sum()
+    total = FusedHead.apply(hidden, weight, targets, 8, True, Workspace()).sum()
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="can be taken once"):
         total.backward()
@@ -100,9 +101,9 @@ def test_above_the_limit_nothing_is_kept(limit, chunks, monkeypatch):
     calls: list[int] = []
     monkeypatch.setattr(head, "KEPT_ELEMENTS", limit)
     own = head._chunk
-    monkeypatch.setattr(head, "_chunk", lambda rows, w, t: calls.append(len(rows)) or own(rows, w, t))
+    monkeypatch.setattr(head, "_chunk", lambda rows, *rest: calls.append(len(rows)) or own(rows, *rest))
     hidden, weight, targets, _ = inputs()
-    FusedHead.apply(hidden, weight, targets, 10, True).sum().backward()
+    FusedHead.apply(hidden, weight, targets, 10, True, Workspace()).sum().backward()
     assert len(calls) == chunks
     assert max(calls) == 10
 

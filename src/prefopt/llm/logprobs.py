@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from prefopt.errors import PrefoptError
 from prefopt.llm.router import RouterTap
+from prefopt.llm.workspace import Workspace, embed
 
 Ids = Sequence[int] | np.ndarray
 # prompt ids and answer ids; both hold at least one token
@@ -292,11 +293,20 @@ def body_states(
     attention_mask: Any,
     position_ids: Tensor,
     tap: tuple[RouterTap, np.ndarray] | None = None,
+    workspace: Workspace | None = None,
 ) -> Tensor:
-    """Hidden states [B, T, H] of the body, as its head gets them. attention_mask: whatever the body takes."""
-    body = unwrap(model).base_model
-    inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    """Hidden states [B, T, H] of the body, as its head gets them. attention_mask: whatever the body takes.
+
+    workspace: of the trainer; the embedding's gradient is added in place where it can be.
+    """
+    causal = unwrap(model)
+    body, embedding = causal.base_model, causal.get_input_embeddings()
     known = signature(body.forward).parameters
+    inputs: dict[str, Any] = {"attention_mask": attention_mask}
+    if workspace and "inputs_embeds" in known and workspace.embeds(embedding):
+        inputs["inputs_embeds"] = embed(input_ids, embedding)
+    else:
+        inputs["input_ids"] = input_ids
     if "position_ids" in known:
         inputs["position_ids"] = position_ids
     if "use_cache" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):

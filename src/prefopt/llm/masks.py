@@ -21,13 +21,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from prefopt.llm import segments
 from prefopt.llm.packing import NO_GROUP, Row
 
 Kind = Literal["bool", "additive", "block"]
 Mask = Any  # a Tensor [1, 1, T, T], a BlockMask, or a mapping from layer type to one of these
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-KINDS: dict[str, Kind] = {"sdpa": "bool", "eager": "additive", "flex_attention": "block"}
+KINDS: dict[str, Kind] = {
+    "sdpa": "bool",
+    segments.NAME: "bool",
+    "eager": "additive",
+    "flex_attention": "block",
+}
 # the block size of flex_attention; rows are padded to a multiple
 BLOCK_TOKENS = 128
 
@@ -107,7 +113,7 @@ def _one_mask(
         return _block_mask(row, window, device)
     seen = visible(row, window, device)[None, None]
     if kind == "bool":
-        return seen
+        return segments.mark(seen, row) if window is None else seen
     return torch.zeros((), dtype=dtype, device=device).where(seen, torch.finfo(dtype).min)
 
 

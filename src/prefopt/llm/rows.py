@@ -21,6 +21,7 @@ from prefopt.llm.logprobs import Pair
 from prefopt.llm.packing import first_fit_decreasing, group_tokens
 from prefopt.llm.router import RouterTap
 from prefopt.llm.shared import Sharing, check_sharing, packed_token_logps
+from prefopt.llm.workspace import Workspace
 
 # Tokens of a row by default. On a CPU matrix products are as fast at 500 rows as at 5000, while masked attention grows
 # with the square: 768 took the least CPU time of 256 to 2048 (23 M Llama, 1:1 mix; 2048 took 40% more). A GPU
@@ -87,12 +88,19 @@ class SharedTokens:
 
     examples: what will be run; the longest and the shortest of them are the check. sharing: None before it.
     lockstep: every call makes one forward pass, which sharded models need (their weights are gathered meanwhile).
+    workspace: kept between the rows (default: one that leaves gradients to autograd).
     """
 
     def __init__(
-        self, examples: Iterable[Example], max_tokens_per_row: int, *, lockstep: bool = False
+        self,
+        examples: Iterable[Example],
+        max_tokens_per_row: int,
+        *,
+        lockstep: bool = False,
+        workspace: Workspace | None = None,
     ) -> None:
         self.lockstep = lockstep
+        self.workspace = workspace or Workspace()
         self.max_tokens_per_row = sys.maxsize if lockstep else max_tokens_per_row
         self.sharing: Sharing | None = None
         self.trial: list[Pair] = [
@@ -109,7 +117,7 @@ class SharedTokens:
     ) -> list[Tensor]:
         """A tensor per sequence, as `logprobs.token_logps` gives them."""
         if self.sharing is None:
-            self.sharing = check_sharing(model, self.trial)
+            self.sharing = check_sharing(model, self.trial, self.workspace)
             if self.lockstep and self.sharing.form is None:
                 raise PrefoptError(
                     f"train.shared_prefix: this model cannot share ({self.sharing.reason}), and sharded models take "
@@ -122,4 +130,5 @@ class SharedTokens:
             sharing=self.sharing,
             squares=squares,
             router=router,
+            workspace=self.workspace,
         )

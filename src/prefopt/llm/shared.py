@@ -32,6 +32,8 @@ from prefopt.llm.logprobs import (
 from prefopt.llm.masks import MaskForm, cannot_share, make_mask, mask_forms
 from prefopt.llm.packing import Row, pack_sequences
 from prefopt.llm.router import RouterTap
+from prefopt.llm.segments import use_segments
+from prefopt.llm.workspace import Workspace
 
 logger = logging.getLogger("prefopt.shared")
 
@@ -86,10 +88,11 @@ def packed_token_logps(
     chunk_tokens: int | None = None,
     squares: bool = False,
     router: RouterTap | None = None,
+    workspace: Workspace | None = None,
 ) -> list[Tensor]:
     """Per-token log-probs of each answer, a list of B tensors [answer tokens]; the rest as `packed_logps`.
 
-    squares, router: as `logprobs.token_logps` takes them.
+    squares, router: as `logprobs.token_logps` takes them. workspace: of a trainer.
     """
     if sharing is None:
         sharing = sharing_by_config(model)
@@ -103,7 +106,15 @@ def packed_token_logps(
         return alone
     found: dict[int, Tensor] = {}
     for row in pack_sequences(sequences, max_tokens_per_row, pad_to=sharing.form.pad_to):
-        logps = row_logps(model, row, sharing.form, chunk_tokens=chunk_tokens, squares=squares, router=router)
+        logps = row_logps(
+            model,
+            row,
+            sharing.form,
+            chunk_tokens=chunk_tokens,
+            squares=squares,
+            router=router,
+            workspace=workspace,
+        )
         found.update(zip(row.places, logps.split(row.lengths), strict=True))
     return [found[place] for place in range(len(sequences))]
 
@@ -116,6 +127,7 @@ def row_logps(
     chunk_tokens: int | None = None,
     squares: bool = False,
     router: RouterTap | None = None,
+    workspace: Workspace | None = None,
 ) -> Tensor:
     """Log-probs [N] of all answer tokens of a row, answer by answer, nats, fp32, differentiable."""
     weight = next(model.parameters())
@@ -123,9 +135,16 @@ def row_logps(
     ids, positions = (torch.from_numpy(part)[None].to(device) for part in (row.input_ids, row.position_ids))
     mask = make_mask(form, row, weight.dtype, device)
     tap = None if router is None else (router, router.weights_of_row(row))
-    hidden_TH = body_states(model, ids, mask, positions, tap)[0]
+    hidden_TH = body_states(model, ids, mask, positions, tap, workspace)[0]
     columns, targets = (torch.from_numpy(part).to(device) for part in (row.columns, row.targets))
-    return fused_head_logps(model, hidden_TH[columns], targets, chunk_tokens=chunk_tokens, squares=squares)
+    return fused_head_logps(
+        model,
+        hidden_TH[columns],
+        targets,
+        chunk_tokens=chunk_tokens,
+        squares=squares,
+        workspace=workspace,
+    )
 
 
 @torch.no_grad()
@@ -153,7 +172,13 @@ def packed_score_cuts(
     was_training = model.training
     model.eval()
     try:
-        logps = packed_token_logps(model, sequences, max_tokens_per_row=max_tokens_per_row, sharing=sharing)
+        logps = packed_token_logps(
+            model,
+            sequences,
+            max_tokens_per_row=max_tokens_per_row,
+            sharing=sharing,
+            workspace=Workspace(),
+        )
         return [[float(each[:cut].sum()) for cut in mine] for each, mine in zip(logps, cuts, strict=True)]
     finally:
         model.train(was_training)
@@ -169,11 +194,11 @@ def sharing_by_config(model: nn.Module) -> Sharing:
 
 
 @torch.no_grad()
-def check_sharing(model: nn.Module, sequences: Sequence[Pair]) -> Sharing:
+def check_sharing(model: nn.Module, sequences: Sequence[Pair], workspace: Workspace | None = None) -> Sharing:
     """Find out how `model` shares prefixes: one packed row of `sequences` must give the plain forward's log-probs.
 
-    sequences: what will be run; the longest are used, so that a sliding window is met where it will be. The
-    outcome is logged, as a warning where the model cannot share.
+    sequences: what will be run; the longest are used, so that a sliding window is met where it will be. workspace:
+    with which it will be run. The outcome is logged, as a warning where the model cannot share.
 
     Raises:
         PrefoptError: log-probs of the plain forward are not finite.
@@ -181,18 +206,19 @@ def check_sharing(model: nn.Module, sequences: Sequence[Pair]) -> Sharing:
     proposal = sharing_by_config(model)
     if proposal.form is None:
         return _unshared(unwrap(model).config.model_type, proposal.reason)
+    use_segments(unwrap(model))
     trial = trial_row(sequences)
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
         with torch.autocast(device.type, enabled=False):
-            return _tried(model, trial)
+            return _tried(model, trial, workspace)
     finally:
         model.train(was_training)
 
 
-def _tried(model: nn.Module, trial: Sequence[Pair]) -> Sharing:
+def _tried(model: nn.Module, trial: Sequence[Pair], workspace: Workspace | None = None) -> Sharing:
     """The first form that gives the plain forward's log-probs, or none."""
     causal = unwrap(model)
     plain = torch.cat([token_logps(model, [sequence])[0] for sequence in trial])
@@ -204,7 +230,7 @@ def _tried(model: nn.Module, trial: Sequence[Pair]) -> Sharing:
     kind = causal.config.model_type
     least = float("inf")
     for form in mask_forms(causal.config):
-        difference = _difference(model, trial, form, plain)
+        difference = _difference(model, trial, form, plain, workspace)
         least = min(least, difference)
         if difference <= limit:
             logger.info("shared prefixes: %s (%s), checked to %.1g nats per token", form, kind, difference)
@@ -223,11 +249,19 @@ def trial_row(sequences: Sequence[Pair]) -> list[Pair]:
 
 
 @torch.no_grad()
-def _difference(model: nn.Module, trial: Sequence[Pair], form: MaskForm, plain: Tensor) -> float:
+def _difference(
+    model: nn.Module,
+    trial: Sequence[Pair],
+    form: MaskForm,
+    plain: Tensor,
+    workspace: Workspace | None = None,
+) -> float:
     """Mean |difference| of the packed row's log-probs, nats per token; infinite where the body refuses the form."""
     whole = sys.maxsize
     try:
-        packed = packed_token_logps(model, trial, max_tokens_per_row=whole, sharing=Sharing(form))
+        packed = packed_token_logps(
+            model, trial, max_tokens_per_row=whole, sharing=Sharing(form), workspace=workspace
+        )
     except torch.OutOfMemoryError:
         raise
     except REFUSALS as error:

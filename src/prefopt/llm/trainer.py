@@ -42,6 +42,7 @@ from prefopt.llm.settings import PreferenceConfig
 from prefopt.llm.sharded import ShardedTrainer
 from prefopt.llm.step import StepRunner
 from prefopt.llm.step_trainer import StepTrainer
+from prefopt.llm.workspace import Workspace
 from prefopt.losses import LossSum
 
 logger = logging.getLogger("prefopt.train")
@@ -89,8 +90,10 @@ class PreferenceTrainer(StepTrainer, ShardedTrainer):
         )
         self._row_tokens = args.max_tokens_per_row or default_tokens_per_row(self.args.device)
         rows = chain(train_dataset, eval_dataset or [])
+        lockstep = args.chosen_strategy in distributed.LOCKSTEP
+        workspace = Workspace(adds_gradients=args.chosen_strategy == "none")
         shared = (
-            [SharedTokens(rows, self._row_tokens, lockstep=args.chosen_strategy in distributed.LOCKSTEP)]
+            [SharedTokens(rows, self._row_tokens, lockstep=lockstep, workspace=workspace)]
             if args.shared_prefix
             else []
         )

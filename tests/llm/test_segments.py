@@ -1,0 +1,123 @@
+"""Packed rows attended piece by piece: the same as under their mask, whoever asks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from prefopt.llm import segments
+from prefopt.llm.masks import visible
+from prefopt.llm.packing import make_groups, make_row
+from prefopt.llm.segments import NAME, mark, pieces_of, segment_attention, use_segments
+from prefopt.llm.shared import check_sharing, packed_token_logps
+
+SIZES = {
+    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "initializer_range": 0.3,
+}  # fmt: skip
+LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=4)  # fmt: skip
+
+
+def row_of(sizes, **options):
+    """A row of groups, each a prompt length with its answers' lengths."""
+    sequences = []
+    for k, (prompt, answers) in enumerate(sizes):
+        sequences += [([k + 1] * prompt, [9] * answer) for answer in answers]
+    return make_row(make_groups(sequences, 10**6), **options)
+
+
+def heads(tokens, seed=0):
+    """Query of four heads, key and value of two."""
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(1, count, tokens, 8, generator=draw).requires_grad_() for count in (4, 2, 2)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(LENGTHS)
+def test_pieces_give_what_the_mask_gives(sizes):
+    row = row_of(sizes)
+    mask = visible(row, None)[None, None]
+    results = []
+    for given_mask in (mask, mark(mask.clone(), row)):
+        inputs = heads(len(row.input_ids))
+        out, _ = segment_attention(LlamaAttention(), *inputs, given_mask, scaling=0.3)
+        out.square().sum().backward()
+        results.append([out, *(each.grad for each in inputs)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+class LlamaAttention(torch.nn.Module):
+    """What attention functions read of a layer."""
+
+    num_key_value_groups = 2
+    is_causal = True
+
+
+@given(LENGTHS)
+def test_pieces_cover_the_row_in_order(sizes):
+    row = row_of(sizes)
+    pieces = pieces_of(row)
+    assert sum(piece.size for piece in pieces) == len(row.input_ids)
+    seen = np.zeros((len(row.input_ids),) * 2, bool)
+    start = 0
+    for piece in pieces:
+        end = start + piece.size
+        if piece.prompt is None:
+            seen[start:end, start:end] = np.tril(np.ones((piece.size, piece.size), bool))
+        else:
+            columns = [*range(*piece.prompt), *range(start, end)]
+            seen[np.ix_(range(start, end), columns)] = piece.seen.numpy()
+        start = end
+    assert np.array_equal(seen, visible(row, None).numpy())
+
+
+def test_a_row_with_padding_has_no_pieces():
+    assert pieces_of(row_of([(3, [2, 2])], pad_to=8)) is None
+
+
+def llama(attention="sdpa"):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LlamaConfig(**SIZES)
+        return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+
+
+def test_a_checked_model_runs_rows_piece_by_piece_and_other_input_as_before(monkeypatch):
+    model = llama()
+    sequences = [([1, 2, 3], [4, 5]), ([1, 2, 3], [6, 7, 8]), ([9, 9], [3, 3])]
+    ids = torch.tensor([[1, 2, 3, 4, 5]])
+    before = model(ids).logits
+    calls = []
+    own = segments.attention
+    monkeypatch.setattr(segments, "attention", lambda *a, **k: calls.append(1) or own(*a, **k))
+    sharing = check_sharing(model, sequences)
+    calls.clear()
+    packed_token_logps(model, sequences, max_tokens_per_row=100, sharing=sharing)
+    assert len(calls) == 2 * 3  # layers, pieces: two groups and a second answer
+    calls.clear()
+    assert torch.equal(model(ids).logits, before)
+    padded = model(ids, attention_mask=torch.tensor([[0, 0, 1, 1, 1]])).logits
+    torch.testing.assert_close(padded[:, 2:], model(ids[:, 2:]).logits, atol=1e-5, rtol=1e-5)
+    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape == (1, 8)
+    assert not calls
+
+
+def test_the_saved_model_knows_nothing_of_it(tmp_path):
+    model = llama()
+    assert use_segments(model)
+    assert use_segments(model)
+    model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()
+    assert LlamaForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("attention", ["eager"])
+def test_only_sdpa_is_replaced(attention):
+    model = llama(attention)
+    assert not use_segments(model)
+    assert model.config._attn_implementation == attention
