@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from training_worker import make_examples, make_trainer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefopt.config import parse_config
@@ -21,12 +20,6 @@ from prefopt.llm.output import add_adapter
 from prefopt.llm.shared import check_sharing, packed_token_logps
 from prefopt.losses import build_loss
 from prefopt.train_settings import TrainConfig, trainer_settings
-
-WORKER = Path(__file__).with_name("training_worker.py")
-_spec = importlib.util.spec_from_file_location("training_worker", WORKER)
-worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worker)
-make_examples, make_trainer = worker.make_examples, worker.make_trainer
 
 LAYERS = ["q_proj", "v_proj", "up_proj"]
 SHARED = {"shared_prefix": True, "max_tokens_per_row": 60}

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import tracemalloc
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from training_worker import make_examples
 
 from prefopt.llm import example_file
 from prefopt.llm.collate import Example, compact
 from prefopt.llm.example_file import ExampleFile
-
-WORKER = Path(__file__).with_name("training_worker.py")
-_spec = importlib.util.spec_from_file_location("training_worker", WORKER)
-worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worker)
 
 
 def plain(example):
@@ -36,7 +30,7 @@ def plain(example):
 def mixed():
     pairs = [
         replace(row, reference={"chosen": -1.5 * k, "chosen_prefix": 0.25}, weight=0.1 * k)
-        for k, row in enumerate(worker.make_examples(7))
+        for k, row in enumerate(make_examples(7))
     ]
     single = Example(
         "ü", compact([3]), {"completion": compact([4, 5]), "kl": compact([6])}, {"kl": -2.0}, 1.0, False

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
-from pathlib import Path
 
 import pytest
 import torch
+from training_worker import make_examples, make_trainer, tiny_model
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM, TrainerCallback
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
@@ -18,12 +17,6 @@ from prefopt.llm.metrics import history_rows
 from prefopt.llm.router import RouterLoss, balance_loss
 from prefopt.llm.shared import check_sharing, packed_token_logps
 from prefopt.losses import build_loss
-
-WORKER = Path(__file__).with_name("training_worker.py")
-_spec = importlib.util.spec_from_file_location("training_worker", WORKER)
-worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worker)
-make_examples, make_trainer, tiny_model = worker.make_examples, worker.make_trainer, worker.tiny_model
 
 FACTOR = 0.5
 EXPERTS, TOP = 6, 2

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from training_runs import DPO, largest_difference, read_result, run_worker, trained, weights_of
+from training_worker import Stop, StopAt, make_examples, make_trainer, tiny_model
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MambaConfig, MambaForCausalLM, TrainerCallback
 
 from prefopt.errors import PrefoptError
@@ -28,33 +25,7 @@ from prefopt.llm.settings import PreferenceConfig
 from prefopt.losses import build_loss
 from prefopt.train_settings import TrainConfig, trainer_settings
 
-WORKER = Path(__file__).with_name("training_worker.py")
-_spec = importlib.util.spec_from_file_location("training_worker", WORKER)
-worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worker)
-make_examples, make_trainer, tiny_model = worker.make_examples, worker.make_trainer, worker.tiny_model
-
-DPO = [{"name": "dpo", "beta": 0.1}, {"name": "budget", "delta": 0.05}]
 SHARED = {"shared_prefix": True}
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return make_examples(20, 0, tiny_model())
-
-
-def weights_of(trainer):
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def trained(folder, loss, examples, **more):
-    trainer = make_trainer(folder, build_loss(loss), examples, **{"max_steps": 3, **more})
-    trainer.train()
-    return trainer
-
-
-def largest_difference(first, second):
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 # ---- shares
@@ -213,19 +184,6 @@ def test_step_zero_shows_no_reward(tmp_path, rows):
 # ---- resume
 
 
-class Stop(Exception):
-    pass
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 == self.step:
-            raise Stop
-
-
 @pytest.mark.parametrize("stop", [4])
 def test_packed_resume_is_bitwise(tmp_path, rows, stop):
     held_out = make_examples(5, 1, tiny_model())
@@ -250,31 +208,12 @@ def test_packed_resume_is_bitwise(tmp_path, rows, stop):
 # ---- several processes
 
 
-def run_worker(folder, *, processes=1, stop=0):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONWARNINGS": "ignore",
-        "TRAINING_WORKER_SETTINGS": json.dumps({**SHARED, "max_tokens_per_row": 60}),
-    }
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(launch if processes > 1 else []), str(WORKER), str(folder), json.dumps(DPO)]
-    command += ["19", "8", *([str(stop)] if stop else [])]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-
-
-def read_result(folder):
-    from safetensors.torch import load_file
-
-    history = json.loads((folder / "history.json").read_text())
-    return load_file(folder / "model" / "model.safetensors"), history
-
-
 @pytest.mark.slow
 def test_two_processes_train_like_one_and_resume_bitwise(tmp_path):
     for name, processes, stop in (("one", 1, 0), ("two", 2, 0), ("cut", 2, 5), ("cut", 2, 0)):
-        done = run_worker(tmp_path / name, processes=processes, stop=stop)
+        done = run_worker(
+            tmp_path / name, DPO, processes=processes, stop=stop, **SHARED, max_tokens_per_row=60
+        )
         assert (done.returncode != 0) == bool(stop), done.stderr[-3000:]
     (one, one_history), (two, two_history), (cut, cut_history) = (
         read_result(tmp_path / name) for name in ("one", "two", "cut")

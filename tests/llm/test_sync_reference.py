@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from training_runs import largest_difference, read_result, run_worker, weights_of
+from training_worker import Stop, StopAt, make_examples, make_trainer, tiny_model
 from transformers import TrainerCallback
 
 from prefopt.errors import PrefoptError
 from prefopt.llm.metrics import history_rows
 from prefopt.llm.output import add_adapter
 from prefopt.losses import build_loss
-
-WORKER = Path(__file__).with_name("training_worker.py")
-_spec = importlib.util.spec_from_file_location("training_worker", WORKER)
-worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worker)
-make_examples, make_trainer, tiny_model = worker.make_examples, worker.make_trainer, worker.tiny_model
 
 PACKED = {"shared_prefix": True, "max_tokens_per_row": 60}
 
@@ -38,14 +28,6 @@ def build(folder, rows, sync, *, model=None, callbacks=None, **settings):
     return make_trainer(
         folder, build_loss("dpo"), rows, model=model, callbacks=callbacks, sync_reference=sync, **{**fixed, **settings}
     )  # fmt: skip
-
-
-def weights_of(trainer):
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def largest_difference(first, second):
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
 
 
 def lines(trainer):
@@ -91,16 +73,6 @@ def test_a_soft_update_is_the_weighted_mean(tmp_path, rows):
         assert torch.allclose(copy, 0.75 * once + 0.25 * seen[2][name], atol=1e-6)
 
 
-class Stop(Exception):
-    pass
-
-
-class StopAt(TrainerCallback):
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 == 5:
-            raise Stop
-
-
 @pytest.mark.parametrize("has_adapter", [False, True], ids=["all weights", "adapter"])
 def test_resume_is_bitwise_and_the_moved_reference_is_in_the_checkpoint(tmp_path, rows, has_adapter):
     sync = {"alpha": 1.0 if has_adapter else 0.3, "every_steps": 3}
@@ -117,7 +89,7 @@ def test_resume_is_bitwise_and_the_moved_reference_is_in_the_checkpoint(tmp_path
     whole = one(tmp_path / "whole")
     whole.train(resume_from_checkpoint=True)
     with pytest.raises(Stop):
-        one(tmp_path / "cut", [StopAt()]).train(resume_from_checkpoint=True)
+        one(tmp_path / "cut", [StopAt(5)]).train(resume_from_checkpoint=True)
     assert (tmp_path / "cut" / "checkpoint-4" / "reference.safetensors").is_file()
     resumed = one(tmp_path / "cut")
     resumed.train(resume_from_checkpoint=True)
@@ -147,38 +119,16 @@ def test_bad_settings_are_errors(tmp_path, rows, sync, loss, message):
         make_trainer(tmp_path, build_loss(loss), rows, sync_reference=sync)
 
 
-def run_worker(folder, *, processes=1, stop=0):
-    settings = {**PACKED, "sync_reference": {"alpha": 0.5, "every_steps": 2}}
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONWARNINGS": "ignore",
-        "TRAINING_WORKER_SETTINGS": json.dumps(settings),
-    }
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [
-        sys.executable,
-        *(launch if processes > 1 else []),
-        str(WORKER),
-        str(folder),
-        '"dpo"',
-        "19",
-        "8",
-    ]
-    command += [str(stop)] if stop else []
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-
-
-def read_result(folder):
-    history = json.loads((folder / "history.json").read_text())
-    return load_file(folder / "model" / "model.safetensors"), history
-
-
 @pytest.mark.slow
 def test_two_processes_follow_like_one_and_resume_bitwise(tmp_path):
     for name, processes, stop in (("one", 1, 0), ("two", 2, 0), ("cut", 2, 5), ("cut", 2, 0)):
-        done = run_worker(tmp_path / name, processes=processes, stop=stop)
+        done = run_worker(
+            tmp_path / name,
+            processes=processes,
+            stop=stop,
+            **PACKED,
+            sync_reference={"alpha": 0.5, "every_steps": 2},
+        )
         assert (done.returncode != 0) == bool(stop), done.stderr[-3000:]
     results = [read_result(tmp_path / name) for name in ("one", "two", "cut")]
     (one, one_history), (two, two_history), (cut, cut_history) = results

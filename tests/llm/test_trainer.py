@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from training_runs import DPO, largest_difference, read_result, run_worker, trained, weights_of
+from training_worker import Stop, StopAt, make_examples, make_trainer, tiny_model, with_reference
 from transformers import TrainerCallback
 
 from prefopt.errors import PrefoptError
@@ -25,32 +22,9 @@ from prefopt.llm.logprobs import completion_logps, score_cuts
 from prefopt.llm.metrics import history_rows
 from prefopt.losses import build_loss
 
-WORKER = Path(__file__).with_name("training_worker.py")
-_spec = importlib.util.spec_from_file_location("training_worker", WORKER)
-worker = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(worker)
-make_examples, make_trainer, tiny_model = worker.make_examples, worker.make_trainer, worker.tiny_model
 
-DPO = [{"name": "dpo", "beta": 0.1}, {"name": "budget", "delta": 0.05}]
-
-
-@pytest.fixture(scope="module")
-def rows():
-    return make_examples(20, 0, tiny_model())
-
-
-def weights_of(trainer):
-    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-
-
-def trained(folder, loss, examples, **settings):
-    trainer = make_trainer(folder, build_loss(loss), examples, **{"max_steps": 3, **settings})
-    trainer.train()
-    return weights_of(trainer)
-
-
-def largest_difference(first, second):
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+def trained_weights(folder, loss, examples, **settings):
+    return weights_of(trained(folder, loss, examples, **settings))
 
 
 def gradients_of_one_step(folder, loss, examples, **settings):
@@ -72,8 +46,8 @@ def gradients_of_one_step(folder, loss, examples, **settings):
 
 @pytest.mark.parametrize("loss", [DPO, "simpo", "nll", "bco_pair", "aot"], ids=str)
 def test_accumulation_equals_one_big_batch(tmp_path, rows, loss):
-    big = trained(tmp_path, loss, rows, pairs_per_micro_batch=8, max_steps=4)
-    small = trained(
+    big = trained_weights(tmp_path, loss, rows, pairs_per_micro_batch=8, max_steps=4)
+    small = trained_weights(
         tmp_path, loss, rows, pairs_per_micro_batch=1, max_steps=4
     )  # the 3rd step has 4 rows only
     assert largest_difference(big, weights_of(make_trainer(tmp_path, build_loss(loss), rows))) > 1e-3
@@ -119,17 +93,19 @@ def test_rows_of_weight_zero_leave_no_trace_but_their_place_in_the_mean(tmp_path
 
 
 def test_weights_of_one_are_bitwise_no_weights(tmp_path, rows):
-    plain = trained(tmp_path, DPO, rows)
-    ones = trained(tmp_path, DPO, [replace(row, weight=1.0) for row in rows])
-    doubled = trained(tmp_path, DPO, [replace(row, weight=1.0 + (k == 0)) for k, row in enumerate(rows)])
+    plain = trained_weights(tmp_path, DPO, rows)
+    ones = trained_weights(tmp_path, DPO, [replace(row, weight=1.0) for row in rows])
+    doubled = trained_weights(
+        tmp_path, DPO, [replace(row, weight=1.0 + (k == 0)) for k, row in enumerate(rows)]
+    )
     assert largest_difference(plain, ones) == 0.0
     assert largest_difference(plain, doubled) > 0.0
 
 
 def test_same_seed_same_bytes_other_seed_other_order(tmp_path, rows):
-    first, again = (trained(tmp_path, DPO, rows, seed=3) for _ in range(2))
+    first, again = (trained_weights(tmp_path, DPO, rows, seed=3) for _ in range(2))
     assert largest_difference(first, again) == 0.0
-    assert largest_difference(first, trained(tmp_path, DPO, rows, seed=4)) > 0.0
+    assert largest_difference(first, trained_weights(tmp_path, DPO, rows, seed=4)) > 0.0
 
 
 # ---- steps and shares
@@ -224,9 +200,9 @@ def test_ld_alpha_wants_the_reference_of_prefixes(tmp_path, rows):
     "loss", [LD, {"name": "bco_pair", "ld_alpha": 0.3, "wpo": True}, {"name": "ipo", "wpo": True}], ids=str
 )
 def test_prefixes_and_sequence_weights_do_not_depend_on_micro_batches(tmp_path, prefix_rows, loss):
-    big = trained(tmp_path, loss, prefix_rows, pairs_per_micro_batch=8)
-    small = trained(tmp_path, loss, prefix_rows, pairs_per_micro_batch=1)
-    plain = trained(tmp_path, {"name": loss["name"]}, prefix_rows, pairs_per_micro_batch=8)
+    big = trained_weights(tmp_path, loss, prefix_rows, pairs_per_micro_batch=8)
+    small = trained_weights(tmp_path, loss, prefix_rows, pairs_per_micro_batch=1)
+    plain = trained_weights(tmp_path, {"name": loss["name"]}, prefix_rows, pairs_per_micro_batch=8)
     assert largest_difference(big, small) < 1e-5
     assert largest_difference(big, plain) > 1e-5
 
@@ -274,10 +250,10 @@ def test_both_answers_of_a_pair_keep_its_mismatched_completion(rows):
 
 @pytest.mark.parametrize("loss", ["kto", "bco", "apo_zero_unpaired"])
 def test_unpaired_losses_train_on_single_answers(tmp_path, rows, loss):
-    singles = worker.with_reference(add_mismatched(unpair(rows[:8]), seed=0, max_length=64), tiny_model())
+    singles = with_reference(add_mismatched(unpair(rows[:8]), seed=0, max_length=64), tiny_model())
     assert sum(single.label for single in singles) == 8
-    one = trained(tmp_path, loss, singles, pairs_per_micro_batch=4)
-    other = trained(tmp_path, loss, singles, pairs_per_micro_batch=1)
+    one = trained_weights(tmp_path, loss, singles, pairs_per_micro_batch=4)
+    other = trained_weights(tmp_path, loss, singles, pairs_per_micro_batch=1)
     assert largest_difference(one, other) < 1e-5
     assert largest_difference(one, tiny_model().state_dict()) > 1e-3
 
@@ -356,7 +332,7 @@ def test_a_fall_of_the_chosen_log_prob_is_told_once(tmp_path, rows, caplog):
         )
         for row in rows[:8]
     ]
-    flipped = worker.with_reference(flipped, tiny_model())
+    flipped = with_reference(flipped, tiny_model())
     with caplog.at_level(logging.WARNING, "prefopt.train"):
         trainer = make_trainer(tmp_path, loss, flipped, max_steps=20, logging_steps=1, learning_rate=3e-2)
         trainer.train()
@@ -446,19 +422,6 @@ def test_logged_loss_is_the_mean_over_all_rows_since_the_last_line(tmp_path, row
 # ---- resume
 
 
-class Stop(Exception):
-    pass
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step + 1 == self.step:
-            raise Stop
-
-
 RESUME = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3, "eval_strategy": "steps",
           "eval_steps": 2, "pairs_per_micro_batch": 4}  # fmt: skip
 
@@ -524,40 +487,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, rows):
 # ---- several processes
 
 
-def run_worker(folder, loss, rows, *, processes=1, stop=0, pairs_per_step=8):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONWARNINGS": "ignore",
-    }
-    launch = (
-        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        if processes > 1
-        else []
-    )
-    words = [str(folder), json.dumps(loss), str(rows), str(pairs_per_step)] + ([str(stop)] if stop else [])
-    command = [sys.executable, *launch, str(WORKER), *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-
-
-def read_result(folder):
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model" / "model.safetensors"), json.loads(
-        (folder / "history.json").read_text()
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [DPO, "bco_pair"], ids=str)
 def test_two_processes_train_like_one(tmp_path, loss):
     results = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        done = run_worker(
-            folder, loss, 19, processes=processes
-        )  # 19 rows: the last step has 3, one place is empty
+        done = run_worker(folder, loss, processes=processes)
         assert done.returncode == 0, done.stderr[-3000:]
         results.append(read_result(folder))
     (one, one_history), (two, two_history) = results
@@ -569,9 +505,9 @@ def test_two_processes_train_like_one(tmp_path, loss):
 
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed_end_with_the_same_bytes(tmp_path):
-    assert run_worker(tmp_path / "whole", DPO, 19, processes=2).returncode == 0
-    assert run_worker(tmp_path / "cut", DPO, 19, processes=2, stop=5).returncode != 0
-    resumed = run_worker(tmp_path / "cut", DPO, 19, processes=2)
+    assert run_worker(tmp_path / "whole", DPO, processes=2).returncode == 0
+    assert run_worker(tmp_path / "cut", DPO, processes=2, stop=5).returncode != 0
+    resumed = run_worker(tmp_path / "cut", DPO, processes=2)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     (first, first_history), (second, second_history) = (
         read_result(tmp_path / "whole"),
