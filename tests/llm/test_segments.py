@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,8 +115,14 @@ def test_the_saved_model_knows_nothing_of_it(tmp_path):
     assert LlamaForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("attention", ["eager"])
-def test_only_sdpa_is_replaced(attention):
-    model = llama(attention)
+def test_other_attention_is_left_alone():
+    model = llama("eager")
     assert not use_segments(model)
-    assert model.config._attn_implementation == attention
+    assert model.config._attn_implementation == "eager"
+
+
+def test_compiled_layers_are_left_alone():
+    model = llama()
+    model.model.layers[0].compile(backend="eager")
+    assert not use_segments(model)
+    assert model.config._attn_implementation == "sdpa"

@@ -40,6 +40,8 @@ def use_segments(model: nn.Module) -> bool:
         return True
     if text._attn_implementation != "sdpa" or next(model.parameters()).device.type != "cpu":
         return False
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        return False  # every row has other pieces, and each would be compiled anew
     _register()
     text._attn_implementation = NAME
     return True
