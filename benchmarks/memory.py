@@ -1,11 +1,12 @@
-"""Memory of the reference pass and of training against the number of pairs: it must not grow with them.
+"""Memory of the stages 04 to 07 against the number of pairs: it must not grow with them.
 
     python benchmarks/memory.py --json benchmarks/results/memory.json
 
 Synthetic short pairs and a tiny model, so that data and not weights decides. Each figure is of a process of its own that runs
-`prefopt reference` or `prefopt train` (5 steps) on a Parquet file, as the command line does: the peak of its resident
-memory above what it holds after the same work on 64 pairs (libraries, model, allocators). `anonymous_mib` leaves out
-pages of files, which the system takes back when it needs them; it is sampled every 20 ms.
+`prefopt reference`, `select`, `weigh` or `train` (5 steps) on a Parquet file, as the command line does: the peak of its
+resident memory above what it holds after the same work on 64 pairs (libraries, model, allocators). `anonymous_mib`
+leaves out pages of files, which the system takes back when it needs them; it is sampled every 20 ms. Pass `given_store` is
+`reference` with a store that knows every row; `kto` is `train` with that loss, which draws mismatched completions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,18 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", CUDA_VISIB
 ROWS = (1_000, 10_000, 100_000)
 WARM_UP_ROWS = 64
 STEPS = 5
-PASSES = ("reference", "train")
+PASSES = ("reference", "given_store", "select", "weight", "train", "kto")
+MAX_LENGTH = 64
+TRAINING = {"steps": STEPS, "pairs_per_step": 32, "logging_steps": 1, "learning_rate": 1e-4}
+# pass -> stage and settings
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "reference": ("reference", {"max_length": MAX_LENGTH}),
+    "given_store": ("reference", {"max_length": MAX_LENGTH}),
+    "select": ("select", {"score": "gap_sum"}),
+    "weight": ("weight", {}),
+    "train": ("train", {"max_length": MAX_LENGTH, **TRAINING}),
+    "kto": ("train", {"max_length": MAX_LENGTH, "loss": "kto", **TRAINING}),
+}
 
 
 def main() -> None:
@@ -58,10 +70,12 @@ def about() -> dict[str, Any]:
 
 def measured(folder: Path, kind: str, rows: int) -> dict[str, Any]:
     """The figures of one pass, from a process of its own."""
-    for count in (WARM_UP_ROWS, rows):
-        write_pairs(folder / f"{count}.parquet", count)
     if not (folder / "model").exists():
         write_model(folder / "model")
+    for count in (WARM_UP_ROWS, rows):
+        write_pairs(source(folder, kind, count), count, selected=kind == "weight")
+        if kind == "given_store":
+            write_store(folder, count)
     command = [sys.executable, __file__, "--child", str(folder), "--passes", kind, "--rows", str(rows)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
@@ -69,13 +83,21 @@ def measured(folder: Path, kind: str, rows: int) -> dict[str, Any]:
     return found
 
 
-def write_pairs(path: Path, count: int) -> None:
-    """Pairs of short sums, with made-up reference log-probs (the reference pass replaces them)."""
+def source(folder: Path, kind: str, rows: int) -> Path:
+    """The file that a pass reads."""
+    return folder / ("selected" if kind == "weight" else "pairs") / f"{rows}.parquet"
+
+
+def write_pairs(path: Path, count: int, *, selected: bool = False) -> None:
+    """Pairs of short sums, with made-up reference log-probs (the reference pass replaces them) and statistics.
+
+    selected: with half of them kept.
+    """
     from prefopt.records import make_table, write_table
 
     if path.exists():
         return
-    rng = random.Random(0)
+    rng, other = random.Random(0), random.Random(1)
     rows = []
     for index in range(count):
         a, b = rng.randint(2, 99), rng.randint(2, 99)
@@ -87,8 +109,11 @@ def write_pairs(path: Path, count: int) -> None:
             "chosen": [{"role": "assistant", "content": f"{a}+{b}={a + b} {index}"}],
             "rejected": [{"role": "assistant", "content": f"{a + b + rng.randint(1, 9)}"}],
             "ref_chosen_logps": -10.0,
-            "ref_rejected_logps": -10.0,
+            "ref_rejected_logps": -9.0 - 2 * other.random(),
+            "n": 8,
+            "n_correct": other.randint(0, 8),
             "weight": 1.0,
+            **({"kept": other.random() < 0.5} if selected else {}),
         })  # fmt: skip
     write_table(make_table(rows), path)
 
@@ -111,6 +136,32 @@ def write_model(path: Path) -> None:
     tokenizer.save_pretrained(path)
 
 
+def write_store(folder: Path, rows: int) -> None:
+    """A reference store with made-up values of every row."""
+    from prefopt.llm.model import (
+        checkpoint_dtype,
+        load_tokenizer,
+        model_digest,
+        template_digest,
+        tokenizer_digest,
+    )
+    from prefopt.llm.store import ReferenceStore, StoreKey
+    from prefopt.records import read_table
+    from prefopt.table_rows import TableRows
+
+    model = folder / "model"
+    tokenizer = load_tokenizer(model)
+    key = StoreKey(
+        model=model_digest(model), tokenizer=tokenizer_digest(tokenizer), chat_template=template_digest(tokenizer),
+        max_length=MAX_LENGTH, dtype=checkpoint_dtype(model),
+    )  # fmt: skip
+    made_up = {"chosen_tokens": 9, "rejected_tokens": 5, "truncated": False}
+    pairs = TableRows(read_table(source(folder, "given_store", rows)))
+    parts = [({**row, **made_up} for row in pairs)]
+    if not (folder / f"store-{rows}").exists():
+        ReferenceStore(key, {}).save_with(folder / f"store-{rows}", lambda: parts)
+
+
 def measure(folder: Path, kind: str, rows: int) -> dict[str, Any]:
     """Run the pass on few rows, then on `rows`; MiB above the former."""
     import torch
@@ -127,7 +178,7 @@ def measure(folder: Path, kind: str, rows: int) -> dict[str, Any]:
         "peak_mib": round((status()["VmHWM"] - before["VmRSS"]) / 1024, 1),
         "anonymous_mib": round((anonymous - before["RssAnon"]) / 1024, 1),
         "libraries_mib": round(before["VmRSS"] / 1024, 1),
-        "input_mib": round((folder / f"{rows}.parquet").stat().st_size / 2**20, 1),
+        "input_mib": round(source(folder, kind, rows).stat().st_size / 2**20, 1),
         "seconds_rough": round(time.perf_counter() - start),
     }
 
@@ -138,13 +189,13 @@ def run_pass(folder: Path, kind: str, rows: int) -> None:
     from prefopt.pipeline import BY_NAME
     from prefopt.stage import Context
 
-    settings: dict[str, Any] = {"max_length": 64}
-    if kind == "train":
-        settings |= {"steps": STEPS, "pairs_per_step": 32, "logging_steps": 1, "learning_rate": 1e-4}
-    stage = BY_NAME[kind]
+    name, settings = RUNS[kind]
+    if kind == "given_store":
+        settings = {**settings, "store": str(folder / f"store-{rows}")}
+    stage = BY_NAME[name]
     output = Path(tempfile.mkdtemp(dir=folder))
     context = Context(seed=0, model=folder / "model")
-    run_alone(stage, stage.config(**settings), str(folder / f"{rows}.parquet"), output, context)
+    run_alone(stage, stage.config(**settings), str(source(folder, kind, rows)), output, context)
 
 
 def status() -> dict[str, int]:

@@ -111,6 +111,27 @@ def test_row_keys_survive_the_table():
     assert row_key(rows_of(make_table([row]))[0]) == row_key(row)
 
 
+@pytest.mark.parametrize("known", [0, 1, 3])
+@pytest.mark.parametrize("names", ["abcd", "abab", "dcbaab"])
+def test_saved_in_parts_is_extended_and_saved(tmp_path, known, names):
+    extra = [{"ref_kl_logps": -1.0}, {}, {"kl_digest": "x"}, {"ref_kl_logps": -2.0}, {}, {"kl_digest": "y"}]
+    rows = [
+        {**scored(name, logp=-float(k)), **more}
+        for k, (name, more) in enumerate(zip(names, extra, strict=False))
+    ]
+    files = []
+    for folder in (tmp_path / "at once", tmp_path / "in parts"):
+        ReferenceStore(KEY, {}).extend(ROWS[:known]).save(folder)
+        store = ReferenceStore.open(folder, KEY)
+        if folder.name == "at once":
+            store.extend(rows).save(folder)
+        else:
+            store.save_with(folder, lambda: (rows[:2], [], rows[2:]))
+        files.append(next(folder.glob("*.parquet")))
+    assert rows_of(read_table(files[0])) == rows_of(read_table(files[1]))
+    assert file_digest(files[0]) == file_digest(files[1])
+
+
 def test_equal_content_equal_bytes(tmp_path):
     for name in ("one", "two"):
         ReferenceStore(KEY, {}).extend(ROWS).save(tmp_path / name)
