@@ -39,12 +39,15 @@ class ReferenceConfig(Config):
         ge=2,
         description="tokens of prompt and answer; answers are cut at the end, too long prompts dropped",
     )
-    batch_tokens: int = Field(
-        8192, ge=1, description="tokens of a batch, padding included (a longer sequence stands alone)"
+    batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="tokens of a padded batch (null: 8192; a longer sequence stands alone)",
     )
-    shared_prefix: bool = Field(
-        False,
-        description="pack answers into rows where a prompt is computed once for all of them; no padding",
+    shared_prefix: bool | None = Field(
+        None,
+        description="pack answers into rows where a prompt is computed once for all of them, without padding "
+        "(null: where the model can, unless batch_tokens is set)",
     )
     max_tokens_per_row: int | None = Field(
         None, ge=1, description="tokens of a packed row (null: 768 on a CPU, 16384 on a GPU)"

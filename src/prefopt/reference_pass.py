@@ -28,6 +28,7 @@ PREFIX_ADDS = ("ref_chosen_prefix_logps", "ref_rejected_prefix_logps")
 KL_ADDS = ("kl_id", "kl_ids", "ref_kl_logps")
 ALL_ADDS = (*ADDS, *SINGLE_ADDS, *PREFIX_ADDS, *KL_ADDS)
 IDENTICAL = "identical after tokenization"
+BATCH_TOKENS = 8192  # of a padded batch
 
 
 @dataclass(frozen=True)
@@ -193,16 +194,24 @@ class ReferencePass:
     def _sums(
         self, sequences: Sequence[tuple[list[int], list[int]]], cuts: Sequence[Sequence[int]]
     ) -> list[list[float]]:
-        """Log-probs of each sequence's first `cuts` answer tokens, on packed rows or in padded batches."""
+        """Log-probs of each sequence's first `cuts` answer tokens, on packed rows or in padded batches.
+
+        Where it is not set which, on packed rows if the model can share prefixes.
+        """
         from prefopt.llm.logprobs import score_cuts
         from prefopt.llm.rows import default_tokens_per_row
-        from prefopt.llm.shared import check_sharing, packed_score_cuts
+        from prefopt.llm.shared import check_sharing, packed_score_cuts, sharing_by_config
 
-        if not self.config.shared_prefix:
-            return score_cuts(self.model, sequences, cuts, self.config.batch_tokens)
+        wanted, batch_tokens = self.config.shared_prefix, self.config.batch_tokens
+        if wanted is None:
+            wanted = batch_tokens is None and sharing_by_config(self.model).form is not None
+        if not wanted:
+            return score_cuts(self.model, sequences, cuts, batch_tokens or BATCH_TOKENS)
         longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
         if longest > self.checked_tokens:  # longer ones may be the first to meet a sliding window
             self.sharing, self.checked_tokens = check_sharing(self.model, sequences), longest
+        if self.config.shared_prefix is None and self.sharing is not None and self.sharing.form is None:
+            return score_cuts(self.model, sequences, cuts, batch_tokens or BATCH_TOKENS)
         tokens = self.config.max_tokens_per_row or default_tokens_per_row(self.model.device)
         return packed_score_cuts(self.model, sequences, cuts, tokens, self.sharing)
 

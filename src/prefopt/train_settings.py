@@ -67,8 +67,10 @@ class TrainConfig(Config):
     pairs_per_micro_batch: int | None = Field(
         None, ge=1, description="pairs of one forward pass, a divisor of a process's share (null: up to 8)"
     )
-    shared_prefix: bool = Field(
-        False, description="pack pairs into rows where a prompt is computed once for both answers; no padding"
+    shared_prefix: bool | None = Field(
+        None,
+        description="pack pairs into rows where a prompt is computed once for both answers, without padding "
+        "(null: where the model can, unless pairs_per_micro_batch is set)",
     )
     max_tokens_per_row: int | None = Field(
         None, ge=1, description="tokens of a packed row (null: 768 on a CPU, 16384 on a GPU)"

@@ -232,7 +232,7 @@ def test_settings_reach_the_trainer(tmp_path):
     config = TrainConfig(shared_prefix=True, max_tokens_per_row=77)
     found = trainer_settings(config, tmp_path, 0, False)
     assert (found.shared_prefix, found.max_tokens_per_row) == (True, 77)
-    assert not trainer_settings(TrainConfig(), tmp_path, 0, False).shared_prefix
+    assert trainer_settings(TrainConfig(), tmp_path, 0, False).shared_prefix is None
     assert default_tokens_per_row(torch.device("cpu")) < default_tokens_per_row(torch.device("cuda"))
 
 
@@ -240,7 +240,8 @@ def test_settings_reach_the_trainer(tmp_path):
     ("more", "message"),
     [
         ({"shared_prefix": True, "pairs_per_micro_batch": 2}, "pairs_per_micro_batch is not used"),
-        ({"max_tokens_per_row": 5}, "set shared_prefix"),
+        ({"max_tokens_per_row": 5, "shared_prefix": False}, "is of packed rows"),
+        ({"max_tokens_per_row": 5, "pairs_per_micro_batch": 2}, "is of packed rows"),
         ({"shared_prefix": True, "max_tokens_per_row": 0}, "at least 1"),
     ],
 )

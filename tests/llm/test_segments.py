@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from prefopt.llm import segments
-from prefopt.llm.masks import visible
+from prefopt.llm import segments, shared
+from prefopt.llm.masks import MaskForm, visible
 from prefopt.llm.packing import make_groups, make_row
-from prefopt.llm.segments import NAME, mark, pieces_of, segment_attention, use_segments
+from prefopt.llm.segments import NAME, attention_of, candidates, mark, pieces_of, segment_attention
 from prefopt.llm.shared import check_sharing, packed_token_logps
 
 SIZES = {
     "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "initializer_range": 0.3,
 }  # fmt: skip
+SEQUENCES = [([1, 2, 3], [4, 5]), ([1, 2, 3], [6, 7, 8]), ([9, 9], [3, 3])]
 LENGTHS = st.lists(st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), min_size=1, max_size=3)), min_size=1, max_size=4)  # fmt: skip
 
 
@@ -88,7 +91,7 @@ def llama(attention="sdpa"):
 
 def test_a_checked_model_runs_rows_piece_by_piece_and_other_input_as_before(monkeypatch):
     model = llama()
-    sequences = [([1, 2, 3], [4, 5]), ([1, 2, 3], [6, 7, 8]), ([9, 9], [3, 3])]
+    sequences = SEQUENCES
     ids = torch.tensor([[1, 2, 3, 4, 5]])
     before = model(ids).logits
     calls = []
@@ -108,21 +111,73 @@ def test_a_checked_model_runs_rows_piece_by_piece_and_other_input_as_before(monk
 
 def test_the_saved_model_knows_nothing_of_it(tmp_path):
     model = llama()
-    assert use_segments(model)
-    assert use_segments(model)
+    check_sharing(model, SEQUENCES)
+    assert attention_of(model) == NAME
     model.save_pretrained(tmp_path)
     assert NAME not in (tmp_path / "config.json").read_text()
     assert LlamaForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
 
 
-def test_other_attention_is_left_alone():
-    model = llama("eager")
-    assert not use_segments(model)
-    assert model.config._attn_implementation == "eager"
+def test_candidates_on_the_cpu():
+    """What the user chose by hand stays; compiled layers would be compiled for every row."""
+    assert candidates(llama()) == [NAME, "sdpa"]
+    assert candidates(llama("eager")) == ["eager"]
+    compiled = llama()
+    compiled.model.layers[0].compile(backend="eager")
+    assert candidates(compiled) == ["sdpa"]
 
 
-def test_compiled_layers_are_left_alone():
+class OnCuda(torch.nn.Module):
+    """A model as far as `candidates` looks at it."""
+
+    def __init__(self, *, flex, dropout=0.0):
+        super().__init__()
+        self.config = LlamaConfig(**SIZES)
+        self.config._attn_implementation = "sdpa"
+        self._supports_flex_attn = flex
+        self.layer = torch.nn.Module()
+        self.layer.attention_dropout = dropout
+
+    def parameters(self, recurse=True):
+        return iter([types.SimpleNamespace(device=torch.device("cuda"))])
+
+
+def test_candidates_on_cuda():
+    """flex_attention skips what its mask empties, but refuses dropout."""
+    assert candidates(OnCuda(flex=True)) == ["flex_attention", "sdpa"]
+    assert candidates(OnCuda(flex=False)) == ["sdpa"]
+    assert candidates(OnCuda(flex=True, dropout=0.1)) == ["sdpa"]
+
+
+def test_where_no_candidate_agrees_the_model_keeps_its_own(monkeypatch):
+    monkeypatch.setattr(shared, "TOLERANCE_NATS", {torch.float32: -1.0})
     model = llama()
-    model.model.layers[0].compile(backend="eager")
-    assert not use_segments(model)
-    assert model.config._attn_implementation == "sdpa"
+    assert check_sharing(model, SEQUENCES).form is None
+    assert attention_of(model) == "sdpa"
+
+
+def test_a_candidate_whose_kernels_fail_is_passed_over(monkeypatch):
+    """Also when they fail in the backward pass alone."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(segments, "attention", refuse)
+    model = llama()
+    assert check_sharing(model, SEQUENCES).form is not None
+    assert attention_of(model) == "sdpa"
+    monkeypatch.undo()
+    plain = torch.zeros(7)
+    monkeypatch.setattr(shared, "packed_token_logps", lambda *args, **kwargs: [plain])
+    block = MaskForm("block", False, None)
+    monkeypatch.setattr(shared, "_try_backward", lambda *args: None)
+    assert shared._difference(model, SEQUENCES, block, plain) == 0
+    monkeypatch.setattr(shared, "_try_backward", refuse)
+    assert shared._difference(model, SEQUENCES, block, plain) == float("inf")
+
+
+def test_the_trial_of_a_backward_pass_leaves_no_gradient():
+    model = llama()
+    sharing = check_sharing(model, SEQUENCES)
+    shared._try_backward(model, SEQUENCES, sharing.form)
+    assert all(weight.grad is None for weight in model.parameters())

@@ -216,7 +216,7 @@ def test_the_check_logs_its_choice_and_finds_another_form(caplog, monkeypatch):
     monkeypatch.setattr(shared, "mask_forms", lambda config: [wrong, right])
     with caplog.at_level(logging.INFO):
         assert check_sharing(model, sequences) == Sharing(right)
-    assert "shared prefixes: bool, one mask per layer type, window 4 (gemma3_text)" in caplog.text
+    assert "prefopt_segments, bool, one mask per layer type, window 4 (gemma3_text)" in caplog.text
 
 
 def test_a_form_that_is_refused_or_wrong_falls_back(caplog, monkeypatch):

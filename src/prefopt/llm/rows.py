@@ -20,18 +20,33 @@ from prefopt.llm.collate import Example, Share, Slot
 from prefopt.llm.logprobs import Pair
 from prefopt.llm.packing import first_fit_decreasing, group_tokens
 from prefopt.llm.router import RouterTap
-from prefopt.llm.shared import Sharing, check_sharing, packed_token_logps
+from prefopt.llm.settings import PreferenceConfig
+from prefopt.llm.shared import Sharing, check_sharing, packed_token_logps, sharing_by_config
 from prefopt.llm.workspace import Workspace
 
 # Tokens of a row by default. On a CPU matrix products are as fast at 500 rows as at 5000, while masked attention grows
 # with the square: 768 took the least CPU time of 256 to 2048 (23 M Llama, 1:1 mix; 2048 took 40% more). A GPU
 # wants many tokens at once, and its block mask skips what is empty.
 CPU_TOKENS, GPU_TOKENS = 768, 16384
+# where a GPU reads a dense mask after all, its cost is the square of a row
+GPU_DENSE_TOKENS = 2048
 
 
 def default_tokens_per_row(device: torch.device) -> int:
     """Token budget of a row where none is set."""
     return GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
+
+
+def shares_prefixes(model: nn.Module, args: PreferenceConfig) -> bool:
+    """Whether rows are packed: as it is set, and where nothing is set, wherever the model may share prefixes.
+
+    Setting a micro-batch asks for padded ones; ZeRO-3 gathers weights by pass, which rows do not make equally many of.
+    """
+    if args.shared_prefix is not None:
+        return args.shared_prefix
+    if args.pairs_per_micro_batch is not None or args.chosen_strategy == "deepspeed":
+        return False
+    return sharing_by_config(model).form is not None
 
 
 def example_tokens(example: Example) -> int:
@@ -88,7 +103,8 @@ class SharedTokens:
 
     examples: what will be run; the longest and the shortest of them are the check. sharing: None before it.
     lockstep: every call makes one forward pass, which sharded models need (their weights are gathered meanwhile).
-    workspace: kept between the rows (default: one that leaves gradients to autograd).
+    workspace: kept between the rows (default: one that leaves gradients to autograd). max_dense_tokens: of a row on a
+    GPU whose mask is dense (None: as others).
     """
 
     def __init__(
@@ -98,7 +114,9 @@ class SharedTokens:
         *,
         lockstep: bool = False,
         workspace: Workspace | None = None,
+        max_dense_tokens: int | None = None,
     ) -> None:
+        self.max_dense_tokens = max_dense_tokens
         self.lockstep = lockstep
         self.workspace = workspace or Workspace()
         self.max_tokens_per_row = sys.maxsize if lockstep else max_tokens_per_row
@@ -123,6 +141,7 @@ class SharedTokens:
                     f"train.shared_prefix: this model cannot share ({self.sharing.reason}), and sharded models take "
                     "equally many forward passes everywhere; set shared_prefix to false"
                 )
+            self._shorten(model)
         return packed_token_logps(
             model,
             sequences,
@@ -132,3 +151,10 @@ class SharedTokens:
             router=router,
             workspace=self.workspace,
         )
+
+    def _shorten(self, model: nn.Module) -> None:
+        """Rows of a dense mask on a GPU are cut shorter."""
+        form = self.sharing.form if self.sharing else None
+        is_dense = form is not None and form.kind != "block" and next(model.parameters()).is_cuda
+        if is_dense and self.max_dense_tokens is not None and not self.lockstep:
+            self.max_tokens_per_row = min(self.max_tokens_per_row, self.max_dense_tokens)

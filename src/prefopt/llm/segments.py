@@ -1,4 +1,4 @@
-"""Attention of packed rows piece by piece: each group by itself, each answer on its prompt and itself.
+"""Attention of packed rows: which implementation a model uses for them, and one of our own for the CPU, piece by piece.
 
 `scaled_dot_product_attention` on a CPU computes every block of a masked row, also those that the mask empties; the pieces
 compute none of them, so that a row's cost is that of its groups. The function is registered with transformers under
@@ -32,19 +32,37 @@ class Piece:
     seen: Tensor | None
 
 
-def use_segments(model: nn.Module) -> bool:
-    """Let a model that runs "sdpa" on the CPU run its packed rows piece by piece; whether it does now."""
+def attention_of(model: nn.Module) -> str:
+    """The attention implementation of a causal LM."""
     config: Any = model.config
-    text = config.get_text_config()
-    if text._attn_implementation == NAME:
-        return True
-    if text._attn_implementation != "sdpa" or next(model.parameters()).device.type != "cpu":
-        return False
-    if any(module._compiled_call_impl is not None for module in model.modules()):
-        return False  # every row has other pieces, and each would be compiled anew
-    _register()
-    text._attn_implementation = NAME
-    return True
+    return str(config.get_text_config()._attn_implementation)
+
+
+def set_attention(model: nn.Module, name: str) -> None:
+    """Let a causal LM attend by another implementation from its next forward pass on."""
+    config: Any = model.config
+    if name == NAME:
+        _register()
+    config.get_text_config()._attn_implementation = name
+
+
+def candidates(model: nn.Module) -> list[str]:
+    """Attention implementations for packed rows, the best first; the last is the model's own.
+
+    A model that was loaded with another one than "sdpa", transformers' default, keeps what its user chose.
+    """
+    own = attention_of(model)
+    if own != "sdpa":
+        return [own]
+    device = next(model.parameters()).device.type
+    # compiled layers: every row has other pieces, and each would be compiled anew
+    if device == "cpu" and all(module._compiled_call_impl is None for module in model.modules()):
+        return [NAME, own]
+    # flex_attention skips the blocks that its mask empties, but knows no dropout
+    drops = any(getattr(module, "attention_dropout", 0.0) for module in model.modules())
+    if device == "cuda" and getattr(model, "_supports_flex_attn", False) and not drops:
+        return ["flex_attention", own]
+    return [own]
 
 
 def _register() -> None:

@@ -21,7 +21,7 @@ class PreferenceConfig(TrainingArguments):
     pairs_per_step: rows of an optimizer step over all processes (the global batch).
     pairs_per_micro_batch: rows of one forward pass in one process; None = the largest divisor up to 8 of a process's
     share. shared_prefix: packed rows of at most max_tokens_per_row tokens (None = by device) in place of padded
-    micro-batches; a prompt is computed once for its answers. keep: "last" or "best", which weights the model holds at the end; best by `metric_for_best_model` (eval loss
+    micro-batches; a prompt is computed once for its answers; None = where the model can and no micro-batch is set. keep: "last" or "best", which weights the model holds at the end; best by `metric_for_best_model` (eval loss
     unless set). early_stopping_patience: evaluations without a new best before training stops; None = never.
     reference: "store" takes the rows' log-probs, "adapter_off" the model without its adapter, "auto" the latter where an
     adapter is trained and the rows hold none. sync_reference: {"alpha", "every_steps"}, a reference that follows the
@@ -32,7 +32,7 @@ class PreferenceConfig(TrainingArguments):
 
     pairs_per_step: int = 64
     pairs_per_micro_batch: int | None = None
-    shared_prefix: bool = False
+    shared_prefix: bool | None = None
     max_tokens_per_row: int | None = None
     keep: str = "last"
     early_stopping_patience: int | None = None
@@ -89,9 +89,11 @@ class PreferenceConfig(TrainingArguments):
             raise PrefoptError(
                 "pairs_per_micro_batch is not used with shared_prefix: a row holds what fits; set max_tokens_per_row"
             )
+        if self.max_tokens_per_row is not None and self.shared_prefix is None:
+            self.shared_prefix = self.pairs_per_micro_batch is None
         if self.max_tokens_per_row is not None and not self.shared_prefix:
             raise PrefoptError(
-                "max_tokens_per_row is of packed rows; set shared_prefix to true, or remove it"
+                "max_tokens_per_row is of packed rows; remove it, or shared_prefix: false and pairs_per_micro_batch"
             )
         if self.max_tokens_per_row is not None and self.max_tokens_per_row < 1:
             raise PrefoptError(f"max_tokens_per_row: {self.max_tokens_per_row}; give at least 1")

@@ -32,7 +32,7 @@ from prefopt.llm.logprobs import (
 from prefopt.llm.masks import MaskForm, cannot_share, make_mask, mask_forms
 from prefopt.llm.packing import Row, pack_sequences
 from prefopt.llm.router import RouterTap
-from prefopt.llm.segments import use_segments
+from prefopt.llm.segments import attention_of, candidates, set_attention
 from prefopt.llm.workspace import Workspace
 
 logger = logging.getLogger("prefopt.shared")
@@ -206,7 +206,6 @@ def check_sharing(model: nn.Module, sequences: Sequence[Pair], workspace: Worksp
     proposal = sharing_by_config(model)
     if proposal.form is None:
         return _unshared(unwrap(model).config.model_type, proposal.reason)
-    use_segments(unwrap(model))
     trial = trial_row(sequences)
     device = next(model.parameters()).device
     was_training = model.training
@@ -218,8 +217,11 @@ def check_sharing(model: nn.Module, sequences: Sequence[Pair], workspace: Worksp
         model.train(was_training)
 
 
-def _tried(model: nn.Module, trial: Sequence[Pair], workspace: Workspace | None = None) -> Sharing:
-    """The first form that gives the plain forward's log-probs, or none."""
+def _tried(model: nn.Module, trial: Sequence[Pair], workspace: Workspace | None) -> Sharing:
+    """The first attention and mask form that give the plain forward's log-probs, or none.
+
+    The model keeps the attention that was found, else its own.
+    """
     causal = unwrap(model)
     plain = torch.cat([token_logps(model, [sequence])[0] for sequence in trial])
     if not bool(plain.isfinite().all()):
@@ -229,12 +231,17 @@ def _tried(model: nn.Module, trial: Sequence[Pair], workspace: Workspace | None 
     limit = TOLERANCE_NATS.get(next(model.parameters()).dtype, HALF_TOLERANCE_NATS)
     kind = causal.config.model_type
     least = float("inf")
-    for form in mask_forms(causal.config):
-        difference = _difference(model, trial, form, plain, workspace)
-        least = min(least, difference)
-        if difference <= limit:
-            logger.info("shared prefixes: %s (%s), checked to %.1g nats per token", form, kind, difference)
-            return Sharing(form)
+    for attention in candidates(causal):
+        set_attention(causal, attention)
+        for form in mask_forms(causal.config):
+            difference = _difference(model, trial, form, plain, workspace)
+            least = min(least, difference)
+            if difference <= limit:
+                logger.info(
+                    "shared prefixes: %s, %s (%s), checked to %.1g nats per token",
+                    attention_of(causal), form, kind, difference,
+                )  # fmt: skip
+                return Sharing(form)
     return _unshared(kind, f"packed rows differ from the plain forward by {least:.2g} nats per token")
 
 
@@ -262,6 +269,8 @@ def _difference(
         packed = packed_token_logps(
             model, trial, max_tokens_per_row=whole, sharing=Sharing(form), workspace=workspace
         )
+        if form.kind == "block":
+            _try_backward(model, trial, form)
     except torch.OutOfMemoryError:
         raise
     except REFUSALS as error:
@@ -269,6 +278,15 @@ def _difference(
         return float("inf")
     difference = float((torch.cat(packed) - plain).abs().mean())
     return difference if difference == difference else float("inf")
+
+
+@torch.enable_grad()
+def _try_backward(model: nn.Module, trial: Sequence[Pair], form: MaskForm) -> None:
+    """One backward pass, whose kernels are others than the forward pass's and have limits of their own."""
+    weight = next((weight for weight in model.parameters() if weight.requires_grad), None)
+    if weight is not None:
+        logps = packed_token_logps(model, trial, max_tokens_per_row=sys.maxsize, sharing=Sharing(form))
+        torch.autograd.grad(torch.cat(logps).sum(), weight, allow_unused=True)
 
 
 def _unshared(kind: str, reason: str) -> Sharing:

@@ -37,7 +37,13 @@ from prefopt.llm.layers import activation_offload, compile_layers
 from prefopt.llm.live_reference import Follow, MovingReference, choose_reference
 from prefopt.llm.logprobs import token_logps, unwrap
 from prefopt.llm.router import RouterLoss, check_router, tell_router_is_off
-from prefopt.llm.rows import RowCollator, SharedTokens, default_tokens_per_row
+from prefopt.llm.rows import (
+    GPU_DENSE_TOKENS,
+    RowCollator,
+    SharedTokens,
+    default_tokens_per_row,
+    shares_prefixes,
+)
 from prefopt.llm.settings import PreferenceConfig
 from prefopt.llm.sharded import ShardedTrainer
 from prefopt.llm.step import StepRunner
@@ -88,12 +94,18 @@ class PreferenceTrainer(StepTrainer, ShardedTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        args.shared_prefix = shares_prefixes(model, args)
         self._row_tokens = args.max_tokens_per_row or default_tokens_per_row(self.args.device)
         rows = chain(train_dataset, eval_dataset or [])
         lockstep = args.chosen_strategy in distributed.LOCKSTEP
+        dense = None if args.max_tokens_per_row else GPU_DENSE_TOKENS
         workspace = Workspace(adds_gradients=args.chosen_strategy == "none")
         shared = (
-            [SharedTokens(rows, self._row_tokens, lockstep=lockstep, workspace=workspace)]
+            [
+                SharedTokens(
+                    rows, self._row_tokens, lockstep=lockstep, workspace=workspace, max_dense_tokens=dense
+                )
+            ]
             if args.shared_prefix
             else []
         )
