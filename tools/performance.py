@@ -1,8 +1,9 @@
-"""Write the tables of docs/performance.md and docs/images/performance.svg from the JSON in benchmarks/results.
+"""Write the tables of docs/performance.md and of README's section on speed, and docs/images/performance.svg, from the JSON
+in benchmarks/results.
 
     python tools/performance.py
 
-A table whose JSON is not there says which command makes it. A test holds page and figure against the JSON.
+A table whose JSON is not there says which command makes it. A test holds pages and figure against the JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
 FIGURE = ROOT / "docs" / "images" / "performance.svg"
 
 # the file of each section, and the command that writes it
@@ -37,6 +39,14 @@ TITLES = {
     "orpo/152k": "ORPO, 152k vocabulary",
     "simpo/152k": "SimPO, 152k vocabulary",
     "own-order": "DPO, each tool's own order",
+}
+# what README tells of them
+SHORT = {
+    "1:1": "DPO, prompt and answer of equal length",
+    "tldr": "DPO, lengths of TL;DR",
+    "1:4": "DPO, answers four times the prompt",
+    "orpo/152k": "ORPO, 152k vocabulary",
+    "simpo/152k": "SimPO, 152k vocabulary",
 }
 BARS = {"1:1": "1:1", "4:1": "4:1", "1:4": "1:4", "tldr": "tldr", "hh_helpful": "hh_helpful"}
 
@@ -142,6 +152,26 @@ def gpu_table() -> str:
     return "\n".join([*lines, "", *note, source("gpu", result)])
 
 
+def speed_table() -> str:
+    """README's table: ratios to TRL of speed and memory."""
+    _, trained = train_result()
+    passed = load("reference")
+    lines = ["| what | pairs per second, prefopt / TRL | peak memory, prefopt / TRL |", "|---|---|---|"]
+    for key, title in SHORT.items():
+        table = trained["tables"].get(key) if trained else None
+        if table:
+            memory = table["ratio_peak_memory"]["median"]
+            lines.append(f"| {title} | {_span(table['ratio_pairs_per_s'])} | {memory:.2f} |")
+    table = passed["tables"].get("1:1") if passed else None
+    if table:
+        lines.append(f"| the reference pass | {_span(table['ratio_pairs_per_s'])} | |")
+    quick = load("train-quick")
+    if quick:
+        span = _span(quick["tables"]["1:1"]["ratio_pairs_per_s"])
+        lines += ["", f"`{COMMANDS['train-quick'].split(' --json')[0]} --json out.json` gives the first line in two minutes; its `ratio_pairs_per_s` was {span}."]  # fmt: skip
+    return "\n".join(lines)
+
+
 def source(name: str, result: dict[str, Any]) -> str:
     """Machine, versions and command of a table."""
     machine = result["machine"]
@@ -210,6 +240,11 @@ def page(text: str) -> str:
     return text
 
 
+def readme(text: str) -> str:
+    """README with its table of speed written anew."""
+    return str(_readme_tool().put(text, "speed", speed_table()))
+
+
 def _readme_tool() -> Any:
     spec = importlib.util.spec_from_file_location("readme_tool", Path(__file__).with_name("readme.py"))
     assert spec is not None
@@ -222,6 +257,7 @@ def _readme_tool() -> Any:
 def main() -> None:
     """Write page and figure."""
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
     FIGURE.write_text(figure(), encoding="utf-8")
 

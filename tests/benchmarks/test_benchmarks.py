@@ -146,6 +146,8 @@ def test_an_arm_that_fails_says_why(modules):
 def test_page_and_figure_are_those_of_the_json(performance):
     text = performance.PAGE.read_text(encoding="utf-8")
     assert performance.page(text) == text, "run python tools/performance.py"
+    readme = performance.README.read_text(encoding="utf-8")
+    assert performance.readme(readme) == readme, "run python tools/performance.py"
     assert performance.FIGURE.read_text(encoding="utf-8") == performance.figure()
 
 
