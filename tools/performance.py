@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "python benchmarks/train.py --data DIR --json benchmarks/results/train.json",
     "train-quick": "python benchmarks/train.py --quick --json benchmarks/results/train-quick.json",
     "reference": "python benchmarks/reference.py --data DIR --json benchmarks/results/reference.json",
+    "memory": "python benchmarks/memory.py --json benchmarks/results/memory.json",
     "gpu": "python benchmarks/gpu.py --json benchmarks/results/gpu.json",
 }
 # tables of train.json -> what stands in the page and under the bars
@@ -39,6 +40,15 @@ TITLES = {
     "orpo/152k": "ORPO, 152k vocabulary",
     "simpo/152k": "SimPO, 152k vocabulary",
     "own-order": "DPO, each tool's own order",
+}
+# passes of memory.json
+PASSES = {
+    "reference": "reference pass",
+    "given_store": "reference pass, all from a given store",
+    "select": "selection",
+    "weight": "weights",
+    "train": "training, 5 steps",
+    "kto": "training by KTO, 5 steps",
 }
 # what README tells of them
 SHORT = {
@@ -129,6 +139,24 @@ def reference_table() -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", source("reference", result)])
+
+
+def memory_table() -> str:
+    """Memory by the number of pairs, one line per pass."""
+    result = load("memory")
+    if result is None:
+        return missing("memory")
+    sizes = sorted({figure["rows"] for figure in result["figures"]})
+    found = {(figure["pass"], figure["rows"]): figure["anonymous_mib"] for figure in result["figures"]}
+    lines = [
+        f"| pass | {' | '.join(f'{size:,} pairs' for size in sizes)} |",
+        f"|---|{'---|' * len(sizes)}",
+    ]
+    for name in dict.fromkeys(name for name, _ in found):
+        cells = [f"{found[name, size]:.0f}" if (name, size) in found else "" for size in sizes]
+        lines.append(f"| {PASSES.get(name, name)} | {' | '.join(cells)} |")
+    made = source("memory", {"machine": result})
+    return "\n".join([*lines, "", made])
 
 
 def gpu_table() -> str:
@@ -235,8 +263,9 @@ def figure() -> str:
 def page(text: str) -> str:
     """The page with every generated part written anew."""
     put = _readme_tool().put
-    for name, inner in (("train", train_table()), ("reference", reference_table()), ("gpu", gpu_table())):
-        text = put(text, name, inner)
+    tables = {"train": train_table, "reference": reference_table, "memory": memory_table, "gpu": gpu_table}
+    for name, inner in tables.items():
+        text = put(text, name, inner())
     return text
 
 
