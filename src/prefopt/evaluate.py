@@ -18,20 +18,19 @@ from prefopt.data import DataConfig
 from prefopt.engines import ENGINES, Dtype, Engine, EngineOptions, Sampling, known_engine, open_engine
 from prefopt.engines.client import GAVE_UP, ServerSettings
 from prefopt.errors import PrefoptError
-from prefopt.evaluation.figures import against, pair_correct, pair_figures, sample_figures
+from prefopt.evaluation.figures import against, pair_figures, sample_figures
+from prefopt.evaluation.pairs import LOGPS, pair_rows
 from prefopt.evaluation.served import check_measurable
 from prefopt.evaluation.singles import ADDS as SINGLE_ADDS
 from prefopt.evaluation.singles import is_unpaired, separation, single_rows
 from prefopt.records import Row, make_table, rows_of
 from prefopt.sampling.passes import Pass, complete, encode_prompts, shown_reasons
 from prefopt.sampling.system import check_system, checked_system, with_system
-from prefopt.stage import Context, Stage, StageOutput, map_parts
+from prefopt.stage import Context, Stage, StageOutput
 from prefopt.verify import VerifyConfig, extract_answer, gold_answer, same_answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from prefopt.llm.logprobs import Pair
 
 SAMPLES = (
     "completion",
@@ -43,14 +42,6 @@ SAMPLES = (
     "completion_tokens",
     "model",
     "seed",
-)
-LOGPS = (
-    "chosen_logps",
-    "rejected_logps",
-    "ref_chosen_logps",
-    "ref_rejected_logps",
-    "chosen_tokens",
-    "rejected_tokens",
 )
 ADDS = (
     "kind",
@@ -65,8 +56,6 @@ ADDS = (
     "pair_correct",
 )
 ASKED = ("id", "prompt_id", "prompt", "gold", "tools", "chat_template_kwargs")
-PAIR_PART_ROWS = 256  # pairs lost at a kill; batches are cut within a part, so it also fixes the bytes
-NO_LIMIT = 1 << 40
 
 
 class EvaluateConfig(Config):
@@ -163,9 +152,10 @@ def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageO
     options = EngineOptions(config.server)
     engine = open_engine(config.engine, context.model, config.dtype, options) if prompts else None
     rows = _sample_rows(prompts, engine, config, context, dropped) if engine else []
-    rows += _pair_rows(pairs, engine, config, context, dropped) if pairs else []
-    if singles:
-        rows += single_rows(singles, _scorer(engine, config, context), config, context, dropped)
+    if pairs or singles:
+        loaded = _scorer(engine, config, context)
+        rows += pair_rows(pairs, loaded, config, context, dropped) if pairs else []
+        rows += single_rows(singles, loaded, config, context, dropped) if singles else []
     quality: dict[str, Any] = {
         "rows_in": table.num_rows,
         "test_prompts": len(prompts),
@@ -239,7 +229,7 @@ def _gold(row: Row, config: VerifyConfig) -> str | None:
     return None if row.get("gold") is None else gold_answer(row["gold"], config)
 
 
-# ---- held-out pairs
+# ---- held-out rows
 
 
 def _pairs(table: Dataset, config: EvaluateConfig) -> list[Row]:
@@ -252,33 +242,6 @@ def _held_out(table: Dataset, config: EvaluateConfig) -> list[Row]:
     return [row for row in rows_of(table) if config.pairs == "all" or row.get("split") == "eval"]
 
 
-def _pair_rows(
-    pairs: Sequence[Row],
-    engine: Engine | None,
-    config: EvaluateConfig,
-    context: Context,
-    dropped: dict[str, int],
-) -> list[Row]:
-    """The pairs with the policy's log-probs of both answers, encoded exactly as stage 04 did."""
-    from prefopt.llm.logprobs import score
-
-    model, tokenizer = _scorer(engine, config, context)
-    kept, sequences = _encode_pairs(pairs, model, tokenizer, config, context, dropped)
-
-    def measure(chunk: Sequence[Row], start: int) -> list[Row]:
-        both = [sequence for two in sequences[start : start + len(chunk)] for sequence in two]
-        logps = score(model, both, config.batch_tokens)
-        return [
-            {**row, "chosen_logps": logps[2 * i], "rejected_logps": logps[2 * i + 1]}
-            for i, row in enumerate(chunk)
-        ]
-
-    rows = map_parts(kept, measure, folder=context.folder, part_rows=PAIR_PART_ROWS, label="pairs")
-    for row in rows:
-        row["pair_correct"] = pair_correct(row, config.pair_metric)
-    return rows
-
-
 def _scorer(engine: Engine | None, config: EvaluateConfig, context: Context) -> tuple[Any, Any]:
     """Model and tokenizer: the engine's own where it has them."""
     from prefopt.llm.model import default_device, load_model, load_tokenizer
@@ -289,48 +252,6 @@ def _scorer(engine: Engine | None, config: EvaluateConfig, context: Context) -> 
     if context.model is None:
         raise PrefoptError("evaluate: no model; give --model DIR")
     return load_model(context.model, dtype=config.dtype).to(default_device()), load_tokenizer(context.model)
-
-
-def _encode_pairs(
-    pairs: Sequence[Row],
-    model: Any,
-    tokenizer: Any,
-    config: EvaluateConfig,
-    context: Context,
-    dropped: dict[str, int],
-) -> tuple[list[Row], list[tuple[Pair, Pair]]]:
-    from prefopt.llm.model import check_ids
-    from prefopt.llm.template import REFUSED, TOO_LONG, PromptTooLong, TemplateRefused, encode_pair
-
-    kept: list[Row] = []
-    sequences: list[tuple[Pair, Pair]] = []
-    for row in pairs:
-        where = f"evaluate: row {row['id']!r}"
-        measured = row.get("ref_chosen_logps") is not None and row.get("chosen_tokens") is not None
-        try:
-            ids = encode_pair(tokenizer, row, max_length=NO_LIMIT if measured else config.max_length)
-        except PromptTooLong:
-            context.drop(dropped, TOO_LONG, where)
-            continue
-        except TemplateRefused:
-            context.drop(dropped, REFUSED, where)
-            continue
-        sides = []
-        for name, answer in (("chosen", ids.chosen_ids), ("rejected", ids.rejected_ids)):
-            # stage 04 cut answers at its own max_length; the same tokens count here
-            cut = answer[: row[f"{name}_tokens"]] if measured else answer
-            if measured and (
-                len(cut) != row[f"{name}_tokens"] or (len(cut) < len(answer) and not row.get("truncated"))
-            ):
-                raise PrefoptError(
-                    f"{where}: {name} has {len(answer)} tokens here, but {row[f'{name}_tokens']} in the reference's "
-                    "log-probs; evaluate with the tokenizer and chat template of the reference model"
-                )
-            check_ids(model, [*ids.prompt_ids, *cut], where)
-            sides.append((ids.prompt_ids, cut))
-        kept.append({**{name: row.get(name) for name in ADDS if name in row}, "kind": "pair", "mode": None})
-        sequences.append((sides[0], sides[1]))
-    return kept, sequences
 
 
 def _one_form(rows: list[Row]) -> list[Row]:
