@@ -283,12 +283,27 @@ for _verb, _about in VERBS.items():
     _add_stage_command(_verb, _about)
 
 
+def leave_group() -> None:
+    """Part from the other processes of a distributed run; one that just ends may abort, or keep the others waiting."""
+    if "torch.distributed" not in sys.modules:
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def main() -> None:
     """Entry point: bad input is one line and exit code 2, never a traceback."""
     # several stages load models in one process; the tokenizers' own threads would warn after a fork
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        try:
+            app()
+        except SystemExit as end:
+            if not end.code:
+                leave_group()
+            raise
     except PrefoptError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(2)
