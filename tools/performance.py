@@ -237,9 +237,9 @@ def figure() -> str:
         else {}
     )
     rates = {
-        label: (table["arms"]["prefopt"]["pairs_per_s"]["median"], table["arms"][table["best_trl"]]["pairs_per_s"]["median"])
+        label: [table["arms"][arm]["pairs_per_s"]["median"] for arm in ("prefopt", table["best_trl"])]
         for label, table in tables.items()
-    }  # fmt: skip
+    }
     most = max((max(pair) for pair in rates.values()), default=1.0)
     height = TOP + ROW * len(rates) + 10
     parts = [
@@ -254,7 +254,9 @@ def figure() -> str:
         for k, (value, colour) in enumerate(zip(pair, (BLUE, GREY), strict=True)):
             length = round((WIDTH - LEFT - RIGHT) * value / most, 1)
             y = top + 17 * k
-            note = f"{value:.2f}" + (f" ({pair[0] / pair[1]:.1f}x)" if k == 0 else "")
+            note = f"{value:.2f}" + (
+                f" ({tables[label]['ratio_pairs_per_s']['median']:.1f}x)" if k == 0 else ""
+            )
             parts.append(f'<rect x="{LEFT}" y="{y}" width="{length}" height="15" fill="{colour}"/>')
             parts.append(f'<text x="{LEFT + length + 6}" y="{y + 12}">{note}</text>')
     return "\n".join([*parts, "</svg>", ""])
