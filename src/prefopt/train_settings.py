@@ -96,6 +96,11 @@ class TrainConfig(Config):
     torch_compile: bool = Field(
         False, description="compile the decoder layers: a slow first step, then faster"
     )
+    attention: Literal["sdpa", "eager", "flex_attention"] | None = Field(
+        None,
+        description="how the model attends; flex_attention skips what the mask of a packed row empties, for CUDA "
+        "(null: sdpa where the model has it)",
+    )
     strategy: Literal["none", "ddp", "fsdp2", "deepspeed"] | None = Field(
         None,
         description="how processes work together; fsdp2 shards the weights (null: ddp where there are several)",
@@ -279,6 +284,7 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         adam_beta2=config.betas[1],
         bf16=config.precision == "mixed",
         activation_offload=config.activation_offload,
+        attention=config.attention,
         torch_compile=config.torch_compile,
         strategy=config.strategy,
         deepspeed=str(config.deepspeed) if config.deepspeed else None,

@@ -5,16 +5,28 @@ from __future__ import annotations
 import types
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_runs import trained
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from prefopt.errors import PrefoptError
 from prefopt.llm import segments, shared
 from prefopt.llm.masks import MaskForm, visible
 from prefopt.llm.packing import make_groups, make_row
-from prefopt.llm.segments import NAME, attention_of, candidates, mark, pieces_of, segment_attention
+from prefopt.llm.segments import (
+    NAME,
+    attention_of,
+    candidates,
+    choose_attention,
+    mark,
+    pieces_of,
+    segment_attention,
+)
 from prefopt.llm.shared import check_sharing, packed_token_logps
+from prefopt.train_settings import TrainConfig, trainer_settings
 
 SIZES = {
     "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -130,23 +142,33 @@ def test_candidates_on_the_cpu():
 class OnCuda(torch.nn.Module):
     """A model as far as `candidates` looks at it."""
 
-    def __init__(self, *, flex, dropout=0.0):
+    def __init__(self):
         super().__init__()
         self.config = LlamaConfig(**SIZES)
         self.config._attn_implementation = "sdpa"
-        self._supports_flex_attn = flex
-        self.layer = torch.nn.Module()
-        self.layer.attention_dropout = dropout
 
     def parameters(self, recurse=True):
         return iter([types.SimpleNamespace(device=torch.device("cuda"))])
 
 
-def test_candidates_on_cuda():
-    """flex_attention skips what its mask empties, but refuses dropout."""
-    assert candidates(OnCuda(flex=True)) == ["flex_attention", "sdpa"]
-    assert candidates(OnCuda(flex=False)) == ["sdpa"]
-    assert candidates(OnCuda(flex=True, dropout=0.1)) == ["sdpa"]
+def test_pieces_are_for_the_cpu():
+    assert candidates(OnCuda()) == ["sdpa"]
+
+
+def test_attention_is_what_the_settings_say():
+    model = llama()
+    choose_attention(model, "eager")
+    assert attention_of(model) == "eager"
+    assert candidates(model) == ["eager"]
+    model._supports_flex_attn = False
+    with pytest.raises(PrefoptError, match=r"attention.*'llama' do not support flex_attention"):
+        choose_attention(model, "flex_attention")
+
+
+def test_the_setting_reaches_the_model(tmp_path, rows):
+    trainer = trained(tmp_path, "dpo", rows, attention="eager", max_steps=1)
+    assert attention_of(trainer.model) == "eager"
+    assert trainer_settings(TrainConfig(attention="eager"), tmp_path, 0, False).attention == "eager"
 
 
 def test_where_no_candidate_agrees_the_model_keeps_its_own(monkeypatch):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention as attention
 
+from prefopt.errors import PrefoptError
 from prefopt.llm.packing import NO_GROUP, Row
 
 NAME = "prefopt_segments"
@@ -54,15 +55,26 @@ def candidates(model: nn.Module) -> list[str]:
     own = attention_of(model)
     if own != "sdpa":
         return [own]
-    device = next(model.parameters()).device.type
     # compiled layers: every row has other pieces, and each would be compiled anew
-    if device == "cpu" and all(module._compiled_call_impl is None for module in model.modules()):
-        return [NAME, own]
-    # flex_attention skips the blocks that its mask empties, but knows no dropout
-    drops = any(getattr(module, "attention_dropout", 0.0) for module in model.modules())
-    if device == "cuda" and getattr(model, "_supports_flex_attn", False) and not drops:
-        return ["flex_attention", own]
-    return [own]
+    is_compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    if next(model.parameters()).device.type != "cpu" or is_compiled:
+        return [own]
+    return [NAME, own]
+
+
+def choose_attention(model: nn.Module, name: str) -> None:
+    """Let a causal LM attend as its user asks.
+
+    Raises:
+        PrefoptError: the model does not support it.
+    """
+    kind = model.config.model_type  # type: ignore[union-attr]
+    supported = {"flex_attention": "_supports_flex_attn", "sdpa": "_supports_sdpa"}
+    if name in supported and not getattr(model, supported[name], False):
+        raise PrefoptError(
+            f"train.attention: models of type {kind!r} do not support {name}; remove the setting"
+        )
+    set_attention(model, name)
 
 
 def _register() -> None:

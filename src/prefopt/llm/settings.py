@@ -27,7 +27,8 @@ class PreferenceConfig(TrainingArguments):
     adapter is trained and the rows hold none. sync_reference: {"alpha", "every_steps"}, a reference that follows the
     model (TR-DPO). router_loss: factor of the load-balancing loss of a mixture of experts; None = off.
     strategy: "none", "ddp", "fsdp2" or "deepspeed" (with `deepspeed`); None = by the launcher. torch_compile: here of the
-    decoder layers. activation_offload: what the backward pass needs lies in host memory meanwhile.
+    decoder layers. activation_offload: what the backward pass needs lies in host memory meanwhile. attention: an implementation of
+    transformers that the model changes to; None = its own.
     """
 
     pairs_per_step: int = 64
@@ -41,6 +42,7 @@ class PreferenceConfig(TrainingArguments):
     router_loss: float | None = None
     strategy: str | None = None
     activation_offload: bool = False
+    attention: str | None = None
     disable_dropout: bool = True
     learning_rate: float = 1e-6
     num_train_epochs: float = 1.0

@@ -44,6 +44,7 @@ from prefopt.llm.rows import (
     default_tokens_per_row,
     shares_prefixes,
 )
+from prefopt.llm.segments import choose_attention
 from prefopt.llm.settings import PreferenceConfig
 from prefopt.llm.sharded import ShardedTrainer
 from prefopt.llm.step import StepRunner
@@ -79,6 +80,8 @@ class PreferenceTrainer(StepTrainer, ShardedTrainer):
         self.live = choose_reference(model, args, loss, train_dataset)
         check_examples(train_dataset, loss, live=self.live is not None)
         check_examples(eval_dataset or train_dataset, loss, live=self.live is not None)
+        if args.attention is not None:
+            choose_attention(unwrap(model), args.attention)
         if args.disable_dropout:
             turn_off_dropout(model)
         if args.compile_backend:
