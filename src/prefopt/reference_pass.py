@@ -212,7 +212,8 @@ class ReferencePass:
             self.sharing, self.checked_tokens = check_sharing(self.model, sequences), longest
         if self.config.shared_prefix is None and self.sharing is not None and self.sharing.form is None:
             return score_cuts(self.model, sequences, cuts, batch_tokens or BATCH_TOKENS)
-        tokens = self.config.max_tokens_per_row or default_tokens_per_row(self.model.device)
+        form = self.sharing.form if self.sharing else None
+        tokens = self.config.max_tokens_per_row or default_tokens_per_row(self.model.device, form)
         return packed_score_cuts(self.model, sequences, cuts, tokens, self.sharing)
 
     def _values(self, todo: Sequence[Encoded]) -> list[Row]:

@@ -19,8 +19,9 @@ from prefopt.errors import PrefoptError
 from prefopt.llm.collate import Example, compact
 from prefopt.llm.examples import unpair
 from prefopt.llm.logprobs import score_cuts
+from prefopt.llm.masks import MaskForm
 from prefopt.llm.metrics import history_rows
-from prefopt.llm.rows import cut_rows, default_tokens_per_row, example_tokens
+from prefopt.llm.rows import SharedTokens, cut_rows, default_tokens_per_row, example_tokens
 from prefopt.llm.settings import PreferenceConfig
 from prefopt.losses import build_loss
 from prefopt.train_settings import TrainConfig, trainer_settings
@@ -248,3 +249,19 @@ def test_settings_reach_the_trainer(tmp_path):
 def test_settings_that_contradict_each_other_are_errors(tmp_path, more, message):
     with pytest.raises(PrefoptError, match=message):
         PreferenceConfig(output_dir=str(tmp_path), use_cpu=True, **more)
+
+
+def test_default_rows_by_device_and_mask():
+    """On a GPU a dense mask costs the square of its row."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    dense, block = MaskForm("bool", False, None), MaskForm("block", False, None)
+    assert [default_tokens_per_row(cpu, form) for form in (None, dense)] == [768, 768]
+    assert [default_tokens_per_row(cuda, form) for form in (None, block, dense)] == [16384, 16384, 2048]
+
+
+@pytest.mark.parametrize(("options", "expected"), [({"may_shorten": True}, 7), ({}, 20)])
+def test_only_a_default_budget_is_cut(options, expected, monkeypatch):
+    monkeypatch.setattr("prefopt.llm.rows.default_tokens_per_row", lambda device, form: 7)
+    tokens_of = SharedTokens(make_examples(2), 20, **options)
+    tokens_of(tiny_model(), tokens_of.trial)
+    assert tokens_of.max_tokens_per_row == expected

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from prefopt.errors import PrefoptError
 from prefopt.llm.collate import Example, Share, Slot
 from prefopt.llm.logprobs import Pair
+from prefopt.llm.masks import MaskForm
 from prefopt.llm.packing import first_fit_decreasing, group_tokens
 from prefopt.llm.router import RouterTap
 from prefopt.llm.settings import PreferenceConfig
@@ -32,9 +33,11 @@ CPU_TOKENS, GPU_TOKENS = 768, 16384
 GPU_DENSE_TOKENS = 2048
 
 
-def default_tokens_per_row(device: torch.device) -> int:
-    """Token budget of a row where none is set."""
-    return GPU_TOKENS if device.type == "cuda" else CPU_TOKENS
+def default_tokens_per_row(device: torch.device, form: MaskForm | None = None) -> int:
+    """Token budget of a row where none is set. form: of its mask, where it is known."""
+    if device.type != "cuda":
+        return CPU_TOKENS
+    return GPU_TOKENS if form is None or form.kind == "block" else GPU_DENSE_TOKENS
 
 
 def shares_prefixes(model: nn.Module, args: PreferenceConfig) -> bool:
@@ -103,8 +106,8 @@ class SharedTokens:
 
     examples: what will be run; the longest and the shortest of them are the check. sharing: None before it.
     lockstep: every call makes one forward pass, which sharded models need (their weights are gathered meanwhile).
-    workspace: kept between the rows (default: one that leaves gradients to autograd). max_dense_tokens: of a row on a
-    GPU whose mask is dense (None: as others).
+    workspace: kept between the rows (default: one that leaves gradients to autograd). may_shorten: the budget is a default, which is
+    less where the mask turns out dense on a GPU.
     """
 
     def __init__(
@@ -114,9 +117,9 @@ class SharedTokens:
         *,
         lockstep: bool = False,
         workspace: Workspace | None = None,
-        max_dense_tokens: int | None = None,
+        may_shorten: bool = False,
     ) -> None:
-        self.max_dense_tokens = max_dense_tokens
+        self.may_shorten = may_shorten
         self.lockstep = lockstep
         self.workspace = workspace or Workspace()
         self.max_tokens_per_row = sys.maxsize if lockstep else max_tokens_per_row
@@ -153,8 +156,8 @@ class SharedTokens:
         )
 
     def _shorten(self, model: nn.Module) -> None:
-        """Rows of a dense mask on a GPU are cut shorter."""
-        form = self.sharing.form if self.sharing else None
-        is_dense = form is not None and form.kind != "block" and next(model.parameters()).is_cuda
-        if is_dense and self.max_dense_tokens is not None and not self.lockstep:
-            self.max_tokens_per_row = min(self.max_tokens_per_row, self.max_dense_tokens)
+        """Rows of a dense mask on a GPU are cut shorter where nothing is set."""
+        if self.may_shorten and not self.lockstep and self.sharing and self.sharing.form:
+            device = next(model.parameters()).device
+            most = default_tokens_per_row(device, self.sharing.form)
+            self.max_tokens_per_row = min(self.max_tokens_per_row, most)

@@ -38,7 +38,6 @@ from prefopt.llm.live_reference import Follow, MovingReference, choose_reference
 from prefopt.llm.logprobs import token_logps, unwrap
 from prefopt.llm.router import RouterLoss, check_router, tell_router_is_off
 from prefopt.llm.rows import (
-    GPU_DENSE_TOKENS,
     RowCollator,
     SharedTokens,
     default_tokens_per_row,
@@ -101,12 +100,15 @@ class PreferenceTrainer(StepTrainer, ShardedTrainer):
         self._row_tokens = args.max_tokens_per_row or default_tokens_per_row(self.args.device)
         rows = chain(train_dataset, eval_dataset or [])
         lockstep = args.chosen_strategy in distributed.LOCKSTEP
-        dense = None if args.max_tokens_per_row else GPU_DENSE_TOKENS
         workspace = Workspace(adds_gradients=args.chosen_strategy == "none")
         shared = (
             [
                 SharedTokens(
-                    rows, self._row_tokens, lockstep=lockstep, workspace=workspace, max_dense_tokens=dense
+                    rows,
+                    self._row_tokens,
+                    lockstep=lockstep,
+                    workspace=workspace,
+                    may_shorten=args.max_tokens_per_row is None,
                 )
             ]
             if args.shared_prefix
