@@ -1,6 +1,6 @@
 """What a scalar reward model is worth on its own domain and on others: accuracy, calibration, liking for length.
 
-    python studies/reward_domains.py --data ../shared/data --json studies/results/reward_domains.json
+    python studies/reward_domains.py --data DIR --json studies/results/reward_domains.json
 
 For each domain and seed a random transformer of two layers and width 64 is trained on pairs of that domain (Bradley-Terry) and read on held-out prompts of the same domain and on pairs of all others. Prompts are cut to their last
 `PROMPT_CHARS` characters, so that long ones fit. Such a model knows no language but what the pairs teach it; the figures
@@ -154,7 +154,7 @@ def show(found: dict[str, Any]) -> None:
 def main() -> None:
     """Read the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the preference files")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--most", type=int, default=1600, help="pairs of a domain at most")
     parser.add_argument("--json", type=Path)
