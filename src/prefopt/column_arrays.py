@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefopt.errors import PrefoptError
+from prefopt.lazy import Lazy
 from prefopt.records import Row
 from prefopt.table_rows import TableRows
 
@@ -113,7 +114,7 @@ def _mark(text: str | None) -> int:
     return int.from_bytes(blake2b((text or "").encode(), digest_size=8).digest())
 
 
-class Texts(Sequence[str]):
+class Texts(Lazy[str]):
     """A text column at `places` [N], each value read when it is asked for."""
 
     def __init__(self, table: Dataset, name: str, places: Places) -> None:
@@ -122,16 +123,9 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        return str(self._column[int(self._places[index])].as_py())
+    def at(self, place: int) -> str:
+        """The item at `place`."""
+        return str(self._column[int(self._places[place])].as_py())
 
 
 class Coded:

@@ -18,8 +18,9 @@ from prefopt.data import DataConfig
 from prefopt.engines import ENGINES, Dtype, Engine, EngineOptions, Sampling, known_engine, open_engine
 from prefopt.engines.client import GAVE_UP, ServerSettings
 from prefopt.errors import PrefoptError
+from prefopt.evaluation.columns import ADDS
 from prefopt.evaluation.figures import against, pair_figures, sample_figures
-from prefopt.evaluation.pairs import LOGPS, pair_rows
+from prefopt.evaluation.pairs import pair_rows
 from prefopt.evaluation.served import check_measurable
 from prefopt.evaluation.singles import ADDS as SINGLE_ADDS
 from prefopt.evaluation.singles import is_unpaired, separation, single_rows
@@ -32,29 +33,6 @@ from prefopt.verify import VerifyConfig, extract_answer, gold_answer, same_answe
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SAMPLES = (
-    "completion",
-    "completion_index",
-    "answer",
-    "gold",
-    "is_correct",
-    "finish_reason",
-    "completion_tokens",
-    "model",
-    "seed",
-)
-ADDS = (
-    "kind",
-    "mode",
-    "id",
-    "prompt_id",
-    "prompt",
-    *SAMPLES,
-    "chosen",
-    "rejected",
-    *LOGPS,
-    "pair_correct",
-)
 ASKED = ("id", "prompt_id", "prompt", "gold", "tools", "chat_template_kwargs")
 
 

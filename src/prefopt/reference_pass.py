@@ -124,14 +124,7 @@ class ReferencePass:
 
     def _encode(self, row: Row) -> tuple[Encoded | None, str | None]:
         """The row's tokens, or why it is dropped."""
-        from prefopt.llm.template import (
-            REFUSED,
-            TOO_LONG,
-            PromptTooLong,
-            TemplateRefused,
-            encode_answer,
-            encode_pair,
-        )
+        from prefopt.llm.template import Unfit, encode_answer, encode_pair
 
         length = self.config.max_length
         try:
@@ -139,10 +132,8 @@ class ReferencePass:
                 one = encode_answer(self.tokenizer, row, row["completion"], max_length=length)
                 return Encoded(one.prompt_ids, {"completion": one.answer_ids}, one.truncated), None
             pair = encode_pair(self.tokenizer, row, max_length=length)
-        except PromptTooLong:
-            return None, TOO_LONG
-        except TemplateRefused:
-            return None, REFUSED
+        except Unfit as error:
+            return None, error.reason
         except PrefoptError as error:
             raise PrefoptError(f"reference: row {row['id']!r}: {error}") from None
         if pair.chosen_ids == pair.rejected_ids:
@@ -200,21 +191,26 @@ class ReferencePass:
         """
         from prefopt.llm.logprobs import score_cuts
         from prefopt.llm.rows import default_tokens_per_row
-        from prefopt.llm.shared import check_sharing, packed_score_cuts, sharing_by_config
+        from prefopt.llm.shared import packed_score_cuts
 
-        wanted, batch_tokens = self.config.shared_prefix, self.config.batch_tokens
-        if wanted is None:
-            wanted = batch_tokens is None and sharing_by_config(self.model).form is not None
-        if not wanted:
-            return score_cuts(self.model, sequences, cuts, batch_tokens or BATCH_TOKENS)
+        sharing = self._sharing(sequences)
+        if sharing is None:
+            return score_cuts(self.model, sequences, cuts, self.config.batch_tokens or BATCH_TOKENS)
+        tokens = self.config.max_tokens_per_row or default_tokens_per_row(self.model.device, sharing.form)
+        return packed_score_cuts(self.model, sequences, cuts, tokens, sharing)
+
+    def _sharing(self, sequences: Sequence[tuple[list[int], list[int]]]) -> Sharing | None:
+        """How the model shares prefixes, checked with the longest sequence so far; None: in padded batches."""
+        from prefopt.llm.shared import check_sharing, sharing_by_config
+
+        wanted = self.config.shared_prefix
+        may_share = self.config.batch_tokens is None and sharing_by_config(self.model).form is not None
+        if not (may_share if wanted is None else wanted):
+            return None
         longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
-        if longest > self.checked_tokens:  # longer ones may be the first to meet a sliding window
+        if self.sharing is None or longest > self.checked_tokens:  # may be the first to meet a sliding window
             self.sharing, self.checked_tokens = check_sharing(self.model, sequences), longest
-        if self.config.shared_prefix is None and self.sharing is not None and self.sharing.form is None:
-            return score_cuts(self.model, sequences, cuts, batch_tokens or BATCH_TOKENS)
-        form = self.sharing.form if self.sharing else None
-        tokens = self.config.max_tokens_per_row or default_tokens_per_row(self.model.device, form)
-        return packed_score_cuts(self.model, sequences, cuts, tokens, self.sharing)
+        return self.sharing if wanted or self.sharing.form else None
 
     def _values(self, todo: Sequence[Encoded]) -> list[Row]:
         """Log-probs, prefix sums if wanted, and token counts of each row."""

@@ -190,18 +190,15 @@ def _encode(
     """(row, example) of the rows that fit."""
     from prefopt.llm.collate import compact
     from prefopt.llm.reward_trainer import RewardExample
-    from prefopt.llm.template import REFUSED, TOO_LONG, PromptTooLong, TemplateRefused
+    from prefopt.llm.template import Unfit
 
     found = []
     for row in rows:
         where = f"train-reward: row {row['id']!r}"
         try:
             answers = {role: compact(ids) for role, ids in _texts(row, config.kind, tokenizer, limit).items()}
-        except PromptTooLong:
-            context.drop(dropped, TOO_LONG, where)
-            continue
-        except TemplateRefused:
-            context.drop(dropped, REFUSED, where)
+        except Unfit as error:
+            context.drop(dropped, error.reason, where)
             continue
         margin = config.margin_scale * (row.get("margin") or 0.0)
         example = RewardExample(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefopt.errors import PrefoptError
+from prefopt.evaluation.columns import ADDS
 from prefopt.evaluation.figures import pair_correct
 from prefopt.records import Row
 from prefopt.stage import Context, map_parts
@@ -14,15 +15,6 @@ if TYPE_CHECKING:
     from prefopt.llm.logprobs import Pair
 
 PART_ROWS = 256  # pairs lost at a kill; batches are cut within a part, so it also fixes the bytes
-LOGPS = (
-    "chosen_logps",
-    "rejected_logps",
-    "ref_chosen_logps",
-    "ref_rejected_logps",
-    "chosen_tokens",
-    "rejected_tokens",
-)
-KEPT = ("id", "prompt_id", "prompt", "gold", "model", "seed", "chosen", "rejected", *LOGPS)
 NO_LIMIT = 1 << 40
 
 
@@ -64,7 +56,7 @@ def _encode_pairs(
     dropped: dict[str, int],
 ) -> tuple[list[Row], list[tuple[Pair, Pair]]]:
     from prefopt.llm.model import check_ids
-    from prefopt.llm.template import REFUSED, TOO_LONG, PromptTooLong, TemplateRefused, encode_pair
+    from prefopt.llm.template import Unfit, encode_pair
 
     kept: list[Row] = []
     sequences: list[tuple[Pair, Pair]] = []
@@ -73,11 +65,8 @@ def _encode_pairs(
         measured = row.get("ref_chosen_logps") is not None and row.get("chosen_tokens") is not None
         try:
             ids = encode_pair(tokenizer, row, max_length=NO_LIMIT if measured else config.max_length)
-        except PromptTooLong:
-            context.drop(dropped, TOO_LONG, where)
-            continue
-        except TemplateRefused:
-            context.drop(dropped, REFUSED, where)
+        except Unfit as error:
+            context.drop(dropped, error.reason, where)
             continue
         sides = []
         for name, answer in (("chosen", ids.chosen_ids), ("rejected", ids.rejected_ids)):
@@ -92,6 +81,6 @@ def _encode_pairs(
                 )
             check_ids(model, [*ids.prompt_ids, *cut], where)
             sides.append((ids.prompt_ids, cut))
-        kept.append({**{name: row[name] for name in KEPT if name in row}, "kind": "pair", "mode": None})
+        kept.append({**{name: row[name] for name in ADDS if name in row}, "kind": "pair", "mode": None})
         sequences.append((sides[0], sides[1]))
     return kept, sequences

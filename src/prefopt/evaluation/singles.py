@@ -61,7 +61,7 @@ def _encode(
     dropped: dict[str, int],
 ) -> tuple[list[Row], list[tuple[list[int], list[int]]]]:
     from prefopt.llm.model import check_ids
-    from prefopt.llm.template import REFUSED, TOO_LONG, PromptTooLong, TemplateRefused, encode_answer
+    from prefopt.llm.template import Unfit, encode_answer
 
     kept, sequences = [], []
     for row in rows:
@@ -70,8 +70,8 @@ def _encode(
         limit = NO_LIMIT if measured else max_length
         try:
             ids = encode_answer(tokenizer, row, row["completion"], max_length=limit)
-        except (PromptTooLong, TemplateRefused) as error:
-            context.drop(dropped, TOO_LONG if isinstance(error, PromptTooLong) else REFUSED, where)
+        except Unfit as error:
+            context.drop(dropped, error.reason, where)
             continue
         # stage 04 cut completions at its own max_length; the same tokens count here
         cut = ids.answer_ids[:tokens] if measured else ids.answer_ids

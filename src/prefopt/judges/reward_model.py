@@ -47,7 +47,7 @@ class RewardScorer:
     def scores(self, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """The reward of each row's `completion` to its `prompt`; None where the prompt is too long or refused."""
         from prefopt.llm.reward import encode_scalar, read_all
-        from prefopt.llm.template import PromptTooLong, TemplateRefused
+        from prefopt.llm.template import Unfit
 
         keys = [
             digest(r["prompt"], r["completion"], r.get("tools"), r.get("chat_template_kwargs")) for r in rows
@@ -60,7 +60,7 @@ class RewardScorer:
                 wanted[key] = encode_scalar(
                     self.tokenizer, row, row["completion"] or "", max_length=self.max_length
                 )
-            except (PromptTooLong, TemplateRefused):
+            except Unfit:
                 self._known[key] = None
         found = read_all(self.model, list(wanted.values()), batch_size=self.batch_size)
         self._known.update(zip(wanted, found, strict=True))

@@ -7,13 +7,14 @@ label (0 or 1) as float64 (NaN: not known).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from prefopt.lazy import Lazy
 from prefopt.llm.collate import PAIR_ROLES, UNPAIRED_ROLES, Example
 from prefopt.table_rows import mapped
 
@@ -30,7 +31,7 @@ SCHEMA = pa.schema(
 )
 
 
-class ExampleFile(Sequence[Example]):
+class ExampleFile(Lazy[Example]):
     """Examples in the order given, on a file without a name that goes with the object."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
@@ -41,20 +42,9 @@ class ExampleFile(Sequence[Example]):
     def __len__(self) -> int:
         return self._count
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(self._count))]
-        place = range(self._count)[index]
+    def at(self, place: int) -> Example:
+        """The item at `place`."""
         return _example(self._batches[place // BATCH_ROWS], place % BATCH_ROWS)
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[place] for place in range(self._count))
 
 
 def _write(examples: Iterable[Example], add: Callable[[pa.RecordBatch], None]) -> None:

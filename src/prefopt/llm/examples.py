@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.errors import PrefoptError
+from prefopt.lazy import Lazy
 from prefopt.llm.collate import PAIR_ROLES, Example, compact
-from prefopt.llm.template import REFUSED, TOO_LONG, PromptTooLong, TemplateRefused, encode_answer, encode_pair
+from prefopt.llm.template import Unfit, encode_answer, encode_pair
 
 Row = Mapping[str, Any]
 # drop(reason, where): counts a dropped row, or raises when the run is strict
@@ -51,10 +52,8 @@ def iter_encoded(
             continue
         try:
             example, is_cut = _encode(tokenizer, row, max_length)
-        except PromptTooLong:
-            drop(TOO_LONG, where)
-        except TemplateRefused:
-            drop(REFUSED, where)
+        except Unfit as error:
+            drop(error.reason, where)
         else:
             yield example, is_cut
 
@@ -135,7 +134,7 @@ def add_mismatched(examples: Sequence[Example], *, seed: int, max_length: int) -
     return list(Mismatched(examples, seed=seed, max_length=max_length))
 
 
-class Mismatched(Sequence[Example]):
+class Mismatched(Lazy[Example]):
     """`add_mismatched` without the list: a row is given its answer when it is asked for."""
 
     def __init__(self, examples: Sequence[Example], *, seed: int, max_length: int) -> None:
@@ -151,15 +150,8 @@ class Mismatched(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._examples)
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Example]: ...
-
-    def __getitem__(self, index: int | slice) -> Example | list[Example]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        example, other = self._examples[index], self._examples[int(self._other[index])]
+    def at(self, place: int) -> Example:
+        """The item at `place`."""
+        example, other = self._examples[place], self._examples[int(self._other[place])]
         answer = other.answers["completion"][: self._max_length - len(example.prompt)]
         return replace(example, answers={**example.answers, "kl": answer})

@@ -39,12 +39,22 @@ RESERVED = frozenset({
 })  # fmt: skip
 
 
-class PromptTooLong(PrefoptError):
-    """The prompt leaves no place for one answer token within max_length: a row to drop with reason `TOO_LONG`."""
+class Unfit(PrefoptError):
+    """A row that cannot be encoded and is dropped for `reason`."""
+
+    reason: str
 
 
-class TemplateRefused(PrefoptError):
-    """The chat template raised on these messages (say, two user turns): a row to drop with reason `REFUSED`."""
+class PromptTooLong(Unfit):
+    """The prompt leaves no place for one answer token within max_length."""
+
+    reason = TOO_LONG
+
+
+class TemplateRefused(Unfit):
+    """The chat template raised on these messages (say, two user turns)."""
+
+    reason = REFUSED
 
 
 @dataclass(frozen=True)

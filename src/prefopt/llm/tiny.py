@@ -199,13 +199,13 @@ def warm_up(
 def _encode(
     tokenizer: PreTrainedTokenizerFast, answers: Sequence[tuple[Row, Any]]
 ) -> list[tuple[list[int], list[int]]]:
-    from prefopt.llm.template import PromptTooLong, TemplateRefused, encode_answer
+    from prefopt.llm.template import Unfit, encode_answer
 
     sequences = []
     for row, answer in answers:
         try:
             encoded = encode_answer(tokenizer, row, answer, max_length=WARMUP_MAX_LENGTH)
-        except (PromptTooLong, TemplateRefused):
+        except Unfit:
             continue  # the stages count such rows as dropped
         sequences.append((encoded.prompt_ids, encoded.answer_ids))
     if not sequences:

@@ -7,15 +7,17 @@ do not stand in order in `score_order`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from prefopt.lazy import Lazy
 
-class Picked(Sequence[str]):
+
+class Picked(Lazy[str]):
     """`[ids[i] for i in places]` without the list."""
 
     def __init__(self, ids: Sequence[str], places: NDArray[np.int64]) -> None:
@@ -24,19 +26,9 @@ class Picked(Sequence[str]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        return self._ids[int(self._places[index])]
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._ids[int(place)] for place in self._places)
+    def at(self, place: int) -> str:
+        """The item at `place`."""
+        return self._ids[int(self._places[place])]
 
 
 def hash_order(ids: Sequence[str], seed: int, salt: str = "") -> NDArray[np.int64]:
