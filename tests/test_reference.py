@@ -416,3 +416,9 @@ def test_a_packed_pass_is_the_same_however_it_is_cut(model, tmp_path, monkeypatc
     again = rows_of(run(ROWS, model, shared_prefix=True).table)
     for one, other in zip(whole, again, strict=True):
         assert one["ref_chosen_logps"] == pytest.approx(other["ref_chosen_logps"], abs=1e-4)
+
+
+@pytest.mark.parametrize("more", [{"shared_prefix": False}, {"batch_tokens": 200}])
+def test_a_budget_of_rows_for_padded_batches_is_an_error(more):
+    with pytest.raises(PrefoptError, match=r"max_tokens_per_row.*packed rows"):
+        parse_config(ReferenceConfig, {"max_tokens_per_row": 100, **more}, "test")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prefopt.config import Config
 from prefopt.errors import PrefoptError
@@ -69,6 +69,15 @@ class ReferenceConfig(Config):
         description="also a completion of another prompt per row with its log-prob, which kto needs "
         "(null: if a loss of the recipe does)",
     )
+
+    @model_validator(mode="after")
+    def _rows_are_packed(self) -> ReferenceConfig:
+        padded = self.shared_prefix is False or (self.shared_prefix is None and self.batch_tokens is not None)
+        if self.max_tokens_per_row is not None and padded:
+            raise ValueError(
+                "max_tokens_per_row is of packed rows; remove it, or shared_prefix: false and batch_tokens"
+            )
+        return self
 
 
 def reference(table: Dataset, config: ReferenceConfig, context: Context) -> StageOutput:
