@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 .PHONY: quickstart setup test slow lint clean
 
 quickstart: $(VENV)/core.done
-	$(BIN)/prefopt run recipes/quickstart.yaml
+	$(BIN)/prefopt run quickstart
 
 setup: $(VENV)/dev.done
 

@@ -122,10 +122,10 @@ def _noting(trainer: Any, losses: list[Any]) -> Any:
 
 
 def _prefopt(arm: Arm) -> None:
-    from prefopt.llm.collate import Example, StepLoader, StepSampler, compact
-    from prefopt.llm.settings import PreferenceConfig
-    from prefopt.llm.trainer import PreferenceTrainer
     from prefopt.losses import build_loss
+    from prefopt.training.collate import Example, StepLoader, StepSampler, compact
+    from prefopt.training.settings import PreferenceConfig
+    from prefopt.training.trainer import PreferenceTrainer
 
     task = arm.task
 
@@ -163,7 +163,7 @@ def _trl(arm: Arm) -> None:
     from datasets import Dataset
     from transformers import PrinterCallback
 
-    from prefopt.quickstart.build import make_tokenizer
+    from prefopt.recipes.quickstart.build import make_tokenizer
 
     task = arm.task
     base, config = trl_class(task["loss"], response_nll=bool(task.get("response_nll")))

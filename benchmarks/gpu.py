@@ -229,7 +229,7 @@ def build(shape: dict[str, Any], dtype: str, device: str, attention: str) -> Any
 
 def references(table: dict[str, Any], pairs: list[common.Pair]) -> list[dict[str, float]]:
     """Log-probs of the answers under the model before training, for all arms."""
-    from prefopt.llm.logprobs import score
+    from prefopt.scoring.logprobs import score
 
     roles = ("chosen", "rejected")
     sequences = [(pair["prompt_ids"], pair[f"{role}_ids"]) for pair in pairs for role in roles]

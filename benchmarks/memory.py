@@ -93,7 +93,7 @@ def write_pairs(path: Path, count: int, *, selected: bool = False) -> None:
 
     selected: with half of them kept.
     """
-    from prefopt.records import make_table, write_table
+    from prefopt.tables.records import make_table, write_table
 
     if path.exists():
         return
@@ -123,7 +123,7 @@ def write_model(path: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from prefopt.quickstart.build import make_tokenizer
+    from prefopt.recipes.quickstart.build import make_tokenizer
 
     tokenizer = make_tokenizer()
     config = LlamaConfig(
@@ -138,16 +138,16 @@ def write_model(path: Path) -> None:
 
 def write_store(folder: Path, rows: int) -> None:
     """A reference store with made-up values of every row."""
-    from prefopt.llm.model import (
+    from prefopt.models.load import (
         checkpoint_dtype,
         load_tokenizer,
         model_digest,
         template_digest,
         tokenizer_digest,
     )
-    from prefopt.llm.store import ReferenceStore, StoreKey
-    from prefopt.records import read_table
-    from prefopt.table_rows import TableRows
+    from prefopt.scoring.store import ReferenceStore, StoreKey
+    from prefopt.tables.records import read_table
+    from prefopt.tables.table_rows import TableRows
 
     model = folder / "model"
     tokenizer = load_tokenizer(model)
@@ -185,9 +185,9 @@ def measure(folder: Path, kind: str, rows: int) -> dict[str, Any]:
 
 def run_pass(folder: Path, kind: str, rows: int) -> None:
     """The stage as its verb runs it."""
-    from prefopt.alone import run_alone
-    from prefopt.pipeline import BY_NAME
-    from prefopt.stage import Context
+    from prefopt.pipeline.run import BY_NAME
+    from prefopt.stages.alone import run_alone
+    from prefopt.stages.stage import Context
 
     name, settings = RUNS[kind]
     if kind == "given_store":

@@ -38,7 +38,7 @@ def main() -> None:
     options = common.parser(__doc__).parse_args()
     names = common.chosen_tables(options, list(TABLES))
     common.set_threads(options.threads)
-    for name in ("trl", "prefopt.llm.shared", "prefopt.quickstart.build"):
+    for name in ("trl", "prefopt.scoring.shared", "prefopt.recipes.quickstart.build"):
         importlib.import_module(name)
     settings: dict[str, Any] = {
         "shape": SHAPE,
@@ -106,9 +106,9 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 def our_scorer(task: dict[str, Any], model: Any, pairs: list[common.Pair]) -> Any:
     """Pairs -> log-probs (chosen, rejected, chosen, ...), by packed rows or padded batches."""
-    from prefopt.llm.logprobs import score
-    from prefopt.llm.rows import default_tokens_per_row
-    from prefopt.llm.shared import check_sharing, packed_score
+    from prefopt.scoring.logprobs import score
+    from prefopt.scoring.shared import check_sharing, packed_score
+    from prefopt.training.rows import default_tokens_per_row
 
     def sequences(some: list[common.Pair]) -> list[tuple[list[int], list[int]]]:
         return [(pair["prompt_ids"], pair[f"{role}_ids"]) for pair in some for role in ("chosen", "rejected")]
@@ -125,7 +125,7 @@ def trl_scorer(task: dict[str, Any], model: Any, pairs: list[common.Pair]) -> An
     import arms
     from datasets import Dataset
 
-    from prefopt.quickstart.build import make_tokenizer
+    from prefopt.recipes.quickstart.build import make_tokenizer
 
     base, config = arms.trl_class("dpo")
     settings = config(

@@ -69,7 +69,7 @@ def main() -> None:
     found = measure(given.calls, given.concurrency, given.latency, given.warmup)
     print(json.dumps(found, indent=2))
     if given.output:
-        from prefopt.records import write_json
+        from prefopt.tables.records import write_json
 
         write_json(given.output, found)
     sys.exit(0 if found["within"] else 1)

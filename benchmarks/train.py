@@ -86,9 +86,9 @@ def main() -> None:
 
 def import_all() -> None:
     """Import once, before the children are forked."""
-    for name in ("trl.experimental.cpo", "trl.experimental.orpo", "trl", "prefopt.llm.trainer"):
+    for name in ("trl.experimental.cpo", "trl.experimental.orpo", "trl", "prefopt.training.trainer"):
         importlib.import_module(name)
-    importlib.import_module("prefopt.quickstart.build")
+    importlib.import_module("prefopt.recipes.quickstart.build")
 
 
 def measure(table: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def pairs_of(task: dict[str, Any]) -> tuple[list[common.Pair], int]:
 
 def references(task: dict[str, Any]) -> dict[str, Any]:
     """Both tools get the same numbers; how fast each finds them is measured by benchmarks/reference.py."""
-    from prefopt.llm.logprobs import score
+    from prefopt.scoring.logprobs import score
 
     roles = ("chosen", "rejected")
     pairs, _ = pairs_of(task)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.losses import LOSSES, build_loss, export_mirror
-from prefopt.records import rows_of, write_json
-from prefopt.stage import Context, versions
+from prefopt.stages.stage import Context, versions
+from prefopt.tables.records import rows_of, write_json
 
 STEPS, PAIRS_PER_STEP, RATE, MAX_LENGTH = 50, 16, 1e-4, 96
 START, END = "<!-- loss table: studies/loss_table.py -->", "<!-- end of the loss table -->"
@@ -53,10 +53,10 @@ def recipes(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def make_pairs(prompts: int, seed: int = 0) -> dict[str, list[Any]]:
     """Encoded train and held-out pairs with everything that a loss may need, from the quickstart's own stages."""
-    from prefopt.config import parse_config
-    from prefopt.llm.examples import encode_rows
-    from prefopt.llm.model import load_tokenizer, resolve_model
-    from prefopt.pipeline import BY_NAME
+    from prefopt.core.settings import parse_config
+    from prefopt.models.load import load_tokenizer, resolve_model
+    from prefopt.pipeline.run import BY_NAME
+    from prefopt.training.examples import encode_rows
 
     model = resolve_model("builtin:quickstart/base")
     settings: dict[str, dict[str, Any]] = {
@@ -91,11 +91,11 @@ def train_loss(
     reward_accuracy: share of pairs whose log-ratio rose more for the chosen than for the rejected answer (ties half).
     chosen_drift_nats: mean change of the log-prob of the chosen answer.
     """
-    from prefopt.llm.examples import unpair
-    from prefopt.llm.logprobs import score
-    from prefopt.llm.model import load_model, resolve_model
-    from prefopt.llm.settings import PreferenceConfig
-    from prefopt.llm.trainer import PreferenceTrainer
+    from prefopt.models.load import load_model, resolve_model
+    from prefopt.scoring.logprobs import score
+    from prefopt.training.examples import unpair
+    from prefopt.training.settings import PreferenceConfig
+    from prefopt.training.trainer import PreferenceTrainer
 
     loss, start = build_loss(specs), time.perf_counter()
     parts = {split: unpair(rows) if loss.kind == "unpaired" else rows for split, rows in pairs.items()}

@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prefopt.pipeline import run
-from prefopt.recipe import load_recipe
-from prefopt.records import write_json
-from prefopt.stage import versions
+from prefopt.pipeline.recipe import load_recipe
+from prefopt.pipeline.run import run
+from prefopt.stages.stage import versions
+from prefopt.tables.records import write_json
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+RECIPE = "quickstart"
 T975 = {
     1: 12.706,
     2: 4.303,

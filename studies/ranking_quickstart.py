@@ -21,15 +21,15 @@ from typing import Any
 
 from quickstart import over_seeds
 
-from prefopt.config import load_yaml, merge, parse_config
+from prefopt.core.settings import load_yaml, merge, parse_config
 from prefopt.judges.simulated import sigmoid, uniforms
-from prefopt.pipeline import BY_NAME, run
-from prefopt.recipe import Recipe
-from prefopt.records import Row, read_table, rows_of
-from prefopt.running import stage_seed
-from prefopt.stage import Context
+from prefopt.pipeline.recipe import Recipe, find_recipe
+from prefopt.pipeline.run import BY_NAME, run
+from prefopt.stages.running import stage_seed
+from prefopt.stages.stage import Context
+from prefopt.tables.records import Row, read_table, rows_of
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+RECIPE = "quickstart"
 ACCURACY, BIAS = 0.75, 1.0
 ARMS = ("verify", "score", "ipr")
 SMALL = {
@@ -57,7 +57,7 @@ def noisy_score(seed: int, row: Row) -> float:
 
 def recipe_dict(seed: int, data: Path, *, small: bool) -> dict[str, Any]:
     """The quickstart's settings with three ways to rank, on recorded completions."""
-    base = load_yaml(RECIPE)
+    base = load_yaml(find_recipe(RECIPE))
     loss = base["arms"]["full"]["train"]["loss"]
     judge = {
         "kind": "simulated",
@@ -81,9 +81,9 @@ def recipe_dict(seed: int, data: Path, *, small: bool) -> dict[str, Any]:
 
 def sampled_file(seed: int, folder: Path, *, small: bool) -> Path:
     """Answers of the base model with their verdict and a noisy score, one line per prompt."""
-    from prefopt.llm.model import resolve_model
+    from prefopt.models.load import resolve_model
 
-    settings = load_yaml(RECIPE)
+    settings = load_yaml(find_recipe(RECIPE))
     limit = {"limit": 60} if small else {}
     stages: dict[str, Any] = {"data": settings["data"] | {"heldout": 0.0} | limit, "sample": settings["sample"], "judge": {}}  # fmt: skip
     model = resolve_model(settings["model"])

@@ -18,11 +18,11 @@ from ranking_parts import STRATEGIES, Truth, drive, interval, look_up, truth_of
 from prefopt.judges import Comparison
 from prefopt.judges.recorded import RecordedJudge, votes_of
 from prefopt.judges.simulated import uniforms
-from prefopt.ranking.pairs import Tally, groups_of
-from prefopt.records import Row
 from prefopt.rules.order import hash_order
 from prefopt.rules.tournament import Outcome, Pair
-from prefopt.stage import Context
+from prefopt.stages.rank.pairs import Tally, groups_of
+from prefopt.stages.stage import Context
+from prefopt.tables.records import Row
 
 OUTCOMES: dict[str, Outcome] = {"first": "a", "second": "b", "tie": "tie", "missing": "missing"}
 MEASURES = ("winner", "loser", "inverted", "pairs", "comparisons", "share_of_round_robin")
@@ -119,8 +119,8 @@ def run_recorded(seeds: int, data: Path) -> dict[str, Any]:
 
 def tournaments_of(data: Path) -> dict[str, tuple[list[Tournament], bool]]:
     """Set -> tournaments, and whether only the complete ones count."""
-    from prefopt.alone import open_input
-    from prefopt.records import rows_of
+    from prefopt.stages.alone import open_input
+    from prefopt.tables.records import rows_of
 
     def rows(name: str) -> list[Row]:
         return rows_of(open_input(str(data / name), Context()).table)

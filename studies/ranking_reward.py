@@ -23,17 +23,17 @@ from ranking_parts import interval, truth_of
 from ranking_recorded import outcomes_of
 from reward_domains import small_base
 
-from prefopt.comparing.comparer import Comparer, Contest, flipped
 from prefopt.judges import Comparison, PairwiseJudge, PairwiseJudgeConfig, Verdict, open_judge
 from prefopt.judges.recorded import RecordedJudge
 from prefopt.judges.reward_model import RewardScorer
 from prefopt.judges.simulated import uniforms
-from prefopt.ranking.pairs import Tally, groups_of
-from prefopt.records import Row, digest, make_table
 from prefopt.rules.order import hash_order
 from prefopt.rules.tournament import ipr, most_comparisons, round_robin
-from prefopt.stage import Context, StageFolder
-from prefopt.train_reward import RewardConfig, train_reward
+from prefopt.stages.rank.comparer import Comparer, Contest, flipped
+from prefopt.stages.rank.pairs import Tally, groups_of
+from prefopt.stages.stage import Context, StageFolder
+from prefopt.tables.records import Row, digest, make_table
+from prefopt.tools.reward.train_reward import RewardConfig, train_reward
 
 TRAINED = {"tldr": "tldr/preference.jsonl.gz", "alpaca_eval": "alpaca_eval/preference_v2.jsonl.gz"}
 READ = {
@@ -75,8 +75,8 @@ def training_rows(data: Path, domain: str, seed: int, most: int) -> list[Row]:
 @functools.cache
 def read_rows(path: Path) -> list[Row]:
     """Completions of a tournament file."""
-    from prefopt.alone import open_input
-    from prefopt.records import rows_of
+    from prefopt.stages.alone import open_input
+    from prefopt.tables.records import rows_of
 
     return rows_of(open_input(str(path), Context()).table)
 

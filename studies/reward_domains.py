@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.evaluation.calibration import calibration
 from prefopt.judges.prompt import prompt_text
 from prefopt.judges.reward_model import RewardScorer, sigmoid
-from prefopt.records import Row, digest, make_table, write_json
 from prefopt.rules.content import text_of
-from prefopt.stage import Context, StageFolder
-from prefopt.stats import share_interval
-from prefopt.train_reward import RewardConfig, train_reward
+from prefopt.rules.intervals import share_interval
+from prefopt.stages.stage import Context, StageFolder
+from prefopt.tables.records import Row, digest, make_table, write_json
+from prefopt.tools.reward.calibration import calibration
+from prefopt.tools.reward.train_reward import RewardConfig, train_reward
 
 DOMAINS = {
     "hh_helpful": "hh_helpful/preference.jsonl.gz",
@@ -72,8 +72,8 @@ def small_base(rows: Sequence[Row], folder: Path, seed: int) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from prefopt.llm.quiet import no_bars
-    from prefopt.llm.tiny import make_tokenizer
+    from prefopt.models.quiet import no_bars
+    from prefopt.models.tiny import make_tokenizer
 
     tokenizer = make_tokenizer([row[name] for row in rows for name in ("prompt", "chosen", "rejected")], 2048)
     config = LlamaConfig(

@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md: the tree of the package, and the quickstart's result from a finished run.
+"""Write the generated parts of the documents: the tree in docs/architecture.md, and in README.md the result of a finished quickstart.
 
     python tools/readme.py [runs/quickstart]
 
@@ -60,12 +60,14 @@ def put(text: str, name: str, inner: str) -> str:
 
 
 def main() -> None:
-    """Write README.md."""
-    path = ROOT / "README.md"
-    text = put(path.read_text(encoding="utf-8"), "tree", tree())
+    """Write docs/architecture.md, and README.md where a run is given."""
+    _rewrite(ROOT / "docs" / "architecture.md", "tree", tree())
     if len(sys.argv) > 1:
-        text = put(text, "quickstart", quickstart(Path(sys.argv[1])))
-    path.write_text(text, encoding="utf-8")
+        _rewrite(ROOT / "README.md", "quickstart", quickstart(Path(sys.argv[1])))
+
+
+def _rewrite(path: Path, name: str, inner: str) -> None:
+    path.write_text(put(path.read_text(encoding="utf-8"), name, inner), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """`python -m prefopt`."""
 
-from prefopt.cli import main
+from prefopt.cli.app import main
 
 main()

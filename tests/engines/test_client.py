@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from fake_server import FAULTS, Answer, FakeServer, FaultProxy, seeded_answer
 
-from prefopt.config import Config, parse_config
+from prefopt.core.errors import PrefoptError
+from prefopt.core.settings import Config, parse_config
 from prefopt.engines import client as client_module
 from prefopt.engines.client import FILTERED, GAVE_UP, HOW, NO_ROOM, ChatClient, ChatRequest, ServerSettings
-from prefopt.errors import PrefoptError
 
 KEY = "sk-test-0123456789abcdefSECRET"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from prefopt.core.errors import PrefoptError
 from prefopt.engines import EngineOptions, Sampling, open_engine
-from prefopt.errors import PrefoptError
 
 BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
 

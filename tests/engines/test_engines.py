@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from prefopt.core.errors import PrefoptError
 from prefopt.engines import ENGINES, Sampling, batch_seed, open_engine
 from prefopt.engines.fake import FakeEngine
-from prefopt.errors import PrefoptError
 
 
 def test_unknown_engine_names_the_nearest():
@@ -25,7 +25,7 @@ def test_missing_package_tells_how_to_install(monkeypatch):
 
 
 def test_engines_are_imported_late():
-    code = "import sys, json, prefopt.engines, prefopt.sample; print(json.dumps([m for m in ('torch', 'transformers') if m in sys.modules]))"
+    code = "import sys, json, prefopt.engines, prefopt.stages.sample.sample; print(json.dumps([m for m in ('torch', 'transformers') if m in sys.modules]))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []
 

@@ -17,14 +17,14 @@ from pathlib import Path
 import pytest
 from fake_server import FakeServer, FaultProxy
 
-from prefopt.config import parse_config
+from prefopt.core.errors import PrefoptError
+from prefopt.core.settings import parse_config
 from prefopt.engines import Chat, EngineOptions, Sampling, batch_seed, open_engine
 from prefopt.engines.client import ServerSettings
-from prefopt.errors import PrefoptError
-from prefopt.journal import Journal
-from prefopt.records import make_table, read_table, rows_of
-from prefopt.sample import STAGE, SampleConfig, sample
-from prefopt.stage import Context, StageFolder
+from prefopt.stages.sample.sample import STAGE, SampleConfig, sample
+from prefopt.stages.stage import Context, StageFolder
+from prefopt.tables.journal import Journal
+from prefopt.tables.records import make_table, read_table, rows_of
 
 BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
 KEY = "sk-test-0123456789abcdefSECRET"
@@ -135,7 +135,7 @@ def test_given_up_and_lost_rows_alone_are_asked_again(tmp_path):
 
 
 def test_killed_run_repeats_no_stored_call(tmp_path):
-    script = [sys.executable, str(Path(__file__).with_name("kill_server_run.py"))]
+    script = [sys.executable, str(Path(__file__).parents[1] / "support" / "kill_server_run.py")]
     with FakeServer(latency_s=0.05) as server:
         arguments = [server.url, str(tmp_path / "run"), "30"]
         process = subprocess.Popen([*script, *arguments], stderr=subprocess.DEVNULL)
@@ -157,7 +157,7 @@ def test_killed_run_repeats_no_stored_call(tmp_path):
 
 
 def test_key_is_in_no_file_and_no_output(tmp_path, monkeypatch, capfd):
-    from prefopt.alone import run_alone
+    from prefopt.stages.alone import run_alone
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     prompts = tmp_path / "prompts.jsonl"

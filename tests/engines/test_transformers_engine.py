@@ -20,11 +20,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from prefopt.core.errors import PrefoptError
 from prefopt.engines import Sampling, transformers_engine
 from prefopt.engines.transformers_engine import TransformersEngine, choose, open_engine
-from prefopt.errors import PrefoptError
-from prefopt.llm.model import load_tokenizer
-from prefopt.quickstart.task import prompts as task_prompts
+from prefopt.models.load import load_tokenizer
+from prefopt.recipes.quickstart.task import prompts as task_prompts
 
 BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)

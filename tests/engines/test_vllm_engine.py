@@ -14,14 +14,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from prefopt.config import parse_config
+from prefopt.core.errors import PrefoptError
+from prefopt.core.settings import parse_config
 from prefopt.engines import EngineOptions, Sampling, VllmSettings, open_engine
-from prefopt.errors import PrefoptError
-from prefopt.llm.model import load_tokenizer
-from prefopt.quickstart.task import prompts as task_prompts
-from prefopt.records import make_table, rows_of
-from prefopt.sample import SampleConfig, sample
-from prefopt.stage import Context
+from prefopt.models.load import load_tokenizer
+from prefopt.recipes.quickstart.task import prompts as task_prompts
+from prefopt.stages.sample.sample import SampleConfig, sample
+from prefopt.stages.stage import Context
+from prefopt.tables.records import make_table, rows_of
 
 BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
 

@@ -1,26 +1,18 @@
 """Judges that read a model, and the verifier: verdicts against direct computations."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+import reward_models as small
 import torch
 from transformers import AutoModelForCausalLM
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.judges import JUDGES, Comparison, PairwiseJudgeConfig, Verdict, open_judge, winner_of
 from prefopt.judges.local import letter_ids
 from prefopt.judges.reward_model import sigmoid
-from prefopt.llm.model import load_tokenizer
-from prefopt.llm.quiet import seeded
-from prefopt.llm.reward import encode_comparison, encode_scalar, load_reward_model, read_all
-from prefopt.stage import Context
-
-_spec = importlib.util.spec_from_file_location(
-    "reward_models", Path(__file__).parents[1] / "reward_models.py"
-)
-small = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(small)
+from prefopt.models.load import load_tokenizer
+from prefopt.models.quiet import seeded
+from prefopt.scoring.reward import encode_comparison, encode_scalar, load_reward_model, read_all
+from prefopt.stages.stage import Context
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig
 from prefopt.judges.prompt import DIRECT, REASONED, load_prompt, parse_prompt, prompt_text, texts_of
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig, open_judge
 from prefopt.judges.recorded import RecordedJudge, votes_of
-from prefopt.stage import Context
+from prefopt.stages.stage import Context
 
 WIDE = [
     {

@@ -1,25 +1,17 @@
 """The server judge against a fake server on loopback: verdicts, retries, soft verdicts, the journal, no key anywhere."""
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 
+import fake_server as fake
 import pytest
 
-from prefopt.config import parse_config
+from prefopt.core.errors import PrefoptError
+from prefopt.core.settings import parse_config
 from prefopt.engines.client import ChatReply
-from prefopt.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, open_judge
 from prefopt.judges.server import JOURNAL, ReplyJournal, soft_verdict
-from prefopt.stage import WORK, Context, StageFolder
+from prefopt.stages.stage import WORK, Context, StageFolder
 
-_spec = importlib.util.spec_from_file_location(
-    "judges_fake_server", Path(__file__).parents[1] / "engines" / "fake_server.py"
-)
-fake = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = fake  # its dataclasses look their module up
-_spec.loader.exec_module(fake)
 KEY = "sk-not-to-be-seen-0123456789"
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.judges import Comparison, SimulatedSettings
 from prefopt.judges.simulated import SimulatedJudge, sigmoid, uniforms
 

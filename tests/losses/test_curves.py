@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses import curve, list_losses
 
 MARGINS = np.linspace(-8, 8, 17) + 0.01

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses import LOSSES, build_loss, export_mirror, load_mirror
 from prefopt.losses import mirror as m
 from prefopt.losses.mirror_file import VERSION, fit_closed_form

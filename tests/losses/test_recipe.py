@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses import LOSSES, POSITIONAL, build_loss, find_loss, list_losses
 from prefopt.losses.unpaired import z_ref
 

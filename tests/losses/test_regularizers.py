@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses import build_loss
 
 TOKENS = 30

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses import LOSSES, build_loss, list_losses
 
 

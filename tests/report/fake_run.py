@@ -8,17 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prefopt.evaluation.figures import against, pair_figures, sample_figures
-from prefopt.judge import STAGE as JUDGE
-from prefopt.pipeline import BY_NAME
-from prefopt.rank import STAGE as RANK
-from prefopt.recipe import Recipe
-from prefopt.records import Row, make_table, write_json
-from prefopt.running import Done
-from prefopt.select import STAGE as SELECT
-from prefopt.stage import Context, Stage, StageFolder, StageOutput
-from prefopt.summary import summarize
-from prefopt.weight import STAGE as WEIGHT
+from prefopt.pipeline.recipe import Recipe
+from prefopt.pipeline.run import BY_NAME
+from prefopt.report.summary import summarize
+from prefopt.stages.evaluate.figures import against, pair_figures, sample_figures
+from prefopt.stages.judge.judge import STAGE as JUDGE
+from prefopt.stages.rank.rank import STAGE as RANK
+from prefopt.stages.running import Done
+from prefopt.stages.select.select import STAGE as SELECT
+from prefopt.stages.stage import Context, Stage, StageFolder, StageOutput
+from prefopt.stages.weight.weight import STAGE as WEIGHT
+from prefopt.tables.records import Row, make_table, write_json
 
 ARMS: dict[str, dict[str, Any]] = {
     "sft": {"select": {"rule": "all"}, "weight": {"scheme": "uniform"}, "train": {"loss": [{"name": "nll"}]}},
@@ -143,7 +143,7 @@ class _Home:
         place.begin("ranked")
         config = RANK.config.model_validate({"judge": self.judge} if self.judge else {})
         ranked = RANK.run(judged.table, config, Context(folder=place))
-        from prefopt.records import rows_of
+        from prefopt.tables.records import rows_of
 
         pairs = rows_of(ranked.table)
         for row in pairs:
@@ -264,7 +264,7 @@ class _Home:
         counts = {"test_prompts": len(questions), "heldout_pairs": len(held)}
         quality: dict[str, Any] = {**counts, **sample_figures(rows), "pairs": pair_figures(rows)}
         if before is not None:
-            from prefopt.records import rows_of
+            from prefopt.tables.records import rows_of
 
             quality["against_before"] = against(rows_of(before.folder.table()), rows)
         return self.finish(BY_NAME["evaluate"], StageOutput(make_table(rows), {}, quality), home, len(held))

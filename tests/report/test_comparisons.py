@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from prefopt.records import read_table, rows_of
 from prefopt.report.load import load_run
 from prefopt.report.rounds import rounds
 from prefopt.report.tournaments import MOST_PROMPTS, _figures, comparisons
+from prefopt.tables.records import read_table, rows_of
 
 
 def _tables(folder):

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.report import write_report
 
 VOID = {"meta", "input", "br", "img", "link", "hr", "base"}

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.rules.selection import RULES, choose, find_rule, gap_mean, gap_sum, quotas
 
 SCORES = np.array([5.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0])

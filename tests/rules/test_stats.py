@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
+from prefopt.rules.describe import by_decile, correlation, histogram, mean, pearson, ranks, spearman
 from prefopt.rules.order import hash_order, score_order
-from prefopt.rules.stats import by_decile, correlation, histogram, mean, pearson, ranks, spearman
 
 
 def test_correlations_agree_with_scipy():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prefopt.pipeline import run
-from prefopt.recipe import load_recipe
+from prefopt.pipeline.recipe import load_recipe
+from prefopt.pipeline.run import run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_full_gains_over_base_and_keeps_greedy(tmp_path, seed):
-    summary = run(load_recipe(ROOT / "recipes" / "quickstart.yaml", {"seed": seed}), tmp_path)
+    summary = run(load_recipe("quickstart", {"seed": seed}), tmp_path)
     accuracy = summary["accuracy"]
     assert accuracy["full"]["n"] >= 1000
     assert accuracy["full"]["low"] > accuracy["base"]["high"]

@@ -17,7 +17,7 @@ pytest.importorskip("jax")
 
 from typer.testing import CliRunner
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.suite.commands import parse_hyper, suite_app
 from prefopt.suite.methods import METHODS
 from prefopt.suite.settings import PRESETS, bench_config, bench_configs

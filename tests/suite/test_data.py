@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.rules.selection import quotas
 from prefopt.suite.bank import Bank
 from prefopt.suite.data import figures, make_pairs, parse_variant

@@ -10,7 +10,7 @@ pytest.importorskip("jax")
 import jax
 import jax.numpy as jnp
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses import build_loss
 from prefopt.suite import inner as I
 from prefopt.suite import traced_loss

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.suite.environments import ENVIRONMENTS, LEG_PENALTY, find_environment
 from prefopt.suite.simulator import Simulator
 

@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field, field_validator
 
-from prefopt.config import Config
+from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.settings import Config
 from prefopt.engines.client import ServerSettings
-from prefopt.errors import PrefoptError, nearest
-from prefopt.records import digest
+from prefopt.tables.records import digest
 
 # name -> (module, what to install when its import fails)
 ENGINES: dict[str, tuple[str, str]] = {

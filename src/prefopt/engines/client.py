@@ -24,7 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from prefopt.config import Config
+from prefopt.core.errors import PrefoptError
+from prefopt.core.settings import Config
 from prefopt.engines.replies import (
     FILTERED,
     GAVE_UP,
@@ -35,7 +36,6 @@ from prefopt.engines.replies import (
     read_reply,
     shown_message,
 )
-from prefopt.errors import PrefoptError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from prefopt.core.errors import PrefoptError
 from prefopt.engines import Sampling
-from prefopt.errors import PrefoptError
-from prefopt.llm.quiet import seeded
+from prefopt.models.quiet import seeded
 
 if TYPE_CHECKING:
     from prefopt.engines.transformers_engine import TransformersEngine

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.engines import Completion, Refusal, RowEngine, Sampling
-from prefopt.journal import Journal
-from prefopt.records import Row
-from prefopt.stage import StageFolder, progress
+from prefopt.stages.stage import StageFolder, progress
+from prefopt.tables.journal import Journal
+from prefopt.tables.records import Row
 
 
 def answer_rows(

@@ -12,9 +12,9 @@ from typing import Any
 
 import openai  # noqa: F401 (its absence is to be told when the engine is opened, not at the first call)
 
+from prefopt.core.errors import PrefoptError
 from prefopt.engines import Chat, Completion, Dtype, EngineOptions, FinishReason, Refusal, Sampling
 from prefopt.engines.client import GAVE_UP, ChatClient, ChatReply, ChatRequest, ServerSettings
-from prefopt.errors import PrefoptError
 
 
 class ServerEngine:

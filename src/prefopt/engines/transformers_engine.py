@@ -20,11 +20,11 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from prefopt.core.errors import PrefoptError
 from prefopt.engines import Completion, Dtype, EngineOptions, Sampling
-from prefopt.errors import PrefoptError
-from prefopt.llm.model import default_device, load_model, load_tokenizer
-from prefopt.llm.quiet import seeded
-from prefopt.llm.template import decode_completion, encode_prompt, stop_ids
+from prefopt.models.load import default_device, load_model, load_tokenizer
+from prefopt.models.quiet import seeded
+from prefopt.models.template import decode_completion, encode_prompt, stop_ids
 
 # the batch is cut down to its unfinished rows when fewer than this share of them is left
 COMPACT_BELOW = 0.75
@@ -59,7 +59,7 @@ class TransformersEngine:
         )
 
     def encode(self, row: Mapping[str, Any]) -> list[int]:
-        """Prompt ids by the chat template; see `prefopt.llm.template.encode_prompt`."""
+        """Prompt ids by the chat template; see `prefopt.models.template.encode_prompt`."""
         options = row.get("chat_template_kwargs") or {}
         return encode_prompt(self.tokenizer, row["prompt"], row.get("tools") or None, **options)
 

@@ -14,12 +14,12 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from vllm import LLM, SamplingParams
 
+from prefopt.core.errors import PrefoptError
 from prefopt.engines import Completion, Dtype, EngineOptions, Sampling, VllmSettings, batch_seed
 from prefopt.engines.transformers_engine import end_tokens
-from prefopt.errors import PrefoptError
-from prefopt.llm.model import load_tokenizer
-from prefopt.llm.quiet import seeded
-from prefopt.llm.template import decode_completion, encode_prompt
+from prefopt.models.load import load_tokenizer
+from prefopt.models.quiet import seeded
+from prefopt.models.template import decode_completion, encode_prompt
 
 
 class VllmEngine:
@@ -32,7 +32,7 @@ class VllmEngine:
         self.max_tokens: int | None = llm.llm_engine.model_config.max_model_len
 
     def encode(self, row: Mapping[str, Any]) -> list[int]:
-        """Prompt ids by the chat template; see `prefopt.llm.template.encode_prompt`."""
+        """Prompt ids by the chat template; see `prefopt.models.template.encode_prompt`."""
         options = row.get("chat_template_kwargs") or {}
         return encode_prompt(self.tokenizer, row["prompt"], row.get("tools") or None, **options)
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from prefopt.config import Config
+from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.settings import Config
 from prefopt.engines.client import ServerSettings
-from prefopt.errors import PrefoptError, nearest
-from prefopt.records import file_digest
+from prefopt.tables.records import file_digest
 from prefopt.verify import VerifyConfig
 
 if TYPE_CHECKING:
-    from prefopt.records import Row
-    from prefopt.stage import Context
+    from prefopt.stages.stage import Context
+    from prefopt.tables.records import Row
 
 # name -> (module, what to install when its import fails)
 JUDGES: dict[str, tuple[str, str]] = {
@@ -174,7 +174,7 @@ def judge_files(config: PairwiseJudgeConfig) -> list[str]:
     """
     found = []
     if config.model is not None:
-        from prefopt.llm.model import model_digest, resolve_model
+        from prefopt.models.load import model_digest, resolve_model
 
         found.append(model_digest(resolve_model(config.model)))
     if config.prompt is not None:

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, winner_of
 from prefopt.judges.prompt import DIRECT, load_prompt, texts_of
 from prefopt.judges.reward_model import model_path
-from prefopt.records import digest
+from prefopt.tables.records import digest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prefopt.stage import Context
+    from prefopt.stages.stage import Context
 
 # how tokenizers write a blank before a letter: GPT-2's and SentencePiece's marks, and the blank itself
 BLANKS = "Ġ▁ "
@@ -38,14 +38,14 @@ class LocalJudge:
     cacheable = True
 
     def __init__(self, path: Path, config: PairwiseJudgeConfig) -> None:
-        from prefopt.llm.model import (
+        from prefopt.models.load import (
             default_device,
             load_model,
             load_tokenizer,
             model_digest,
             template_digest,
         )
-        from prefopt.llm.reward import longest
+        from prefopt.scoring.reward import longest
 
         self.config = config
         self.name = f"local:{path.name}"
@@ -86,7 +86,7 @@ class LocalJudge:
 
     def encode(self, call: Comparison) -> list[int]:
         """Token ids of the judge prompt, ready for its verdict."""
-        from prefopt.llm.template import TemplateRefused, encode_prompt
+        from prefopt.models.template import TemplateRefused, encode_prompt
 
         messages = self.prompt.messages(texts_of(call, self.config), self.control)
         if not getattr(self.tokenizer, "chat_template", None):
@@ -114,7 +114,7 @@ class LocalJudge:
 
 def next_logits(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Logits [B, V] of the token behind each prompt, fp32; only last positions reach the head."""
-    from prefopt.llm.logprobs import body_states, head_scale, make_batch, unwrap
+    from prefopt.scoring.logprobs import body_states, head_scale, make_batch, unwrap
 
     # every batch row needs an answer; the token that stands in for it comes after the place that is read
     batch = make_batch([(list(ids), [ids[-1]]) for ids in prompts]).to(next(model.parameters()).device)

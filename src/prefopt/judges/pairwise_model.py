@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, winner_of
 from prefopt.judges.prompt import prompt_text
 from prefopt.judges.reward_model import model_path, sigmoid
 
 if TYPE_CHECKING:
-    from prefopt.stage import Context
+    from prefopt.stages.stage import Context
 
 
 class PairwiseModelJudge:
@@ -24,8 +24,8 @@ class PairwiseModelJudge:
     cacheable = True
 
     def __init__(self, path: Path, config: PairwiseJudgeConfig) -> None:
-        from prefopt.llm.model import default_device, load_tokenizer, model_digest
-        from prefopt.llm.reward import load_reward_model, longest, reward_kind
+        from prefopt.models.load import default_device, load_tokenizer, model_digest
+        from prefopt.scoring.reward import load_reward_model, longest, reward_kind
 
         self.tokenizer = load_tokenizer(path)
         self.model = load_reward_model(path, self.tokenizer).to(default_device())
@@ -38,8 +38,8 @@ class PairwiseModelJudge:
 
     def compare(self, batch: Sequence[Comparison], seed: int) -> list[Verdict]:
         """One verdict per call, of this order alone."""
-        from prefopt.llm.reward import encode_comparison, read_all
-        from prefopt.llm.template import PromptTooLong
+        from prefopt.models.template import PromptTooLong
+        from prefopt.scoring.reward import encode_comparison, read_all
 
         encoded: dict[int, list[int]] = {}
         for place, call in enumerate(batch):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 
 if TYPE_CHECKING:
     from prefopt.judges import Comparison, PairwiseJudgeConfig

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, Winner
-from prefopt.records import Row
+from prefopt.tables.records import Row
 
 if TYPE_CHECKING:
-    from prefopt.stage import Context
+    from prefopt.stages.stage import Context
 
 MAJORITY = "majority"
 COLUMNS = {"rank": -1.0, "score": 1.0, "is_correct": 1.0}  # sign that makes the higher value the better

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, winner_of
-from prefopt.records import digest
+from prefopt.tables.records import digest
 
 if TYPE_CHECKING:
-    from prefopt.stage import Context
+    from prefopt.stages.stage import Context
 
 
 class RewardScorer:
@@ -25,8 +25,8 @@ class RewardScorer:
     """
 
     def __init__(self, path: Path, *, batch_size: int = 16, max_length: int | None = None) -> None:
-        from prefopt.llm.model import default_device, load_tokenizer, model_digest, template_digest
-        from prefopt.llm.reward import load_reward_model, longest, reward_kind
+        from prefopt.models.load import default_device, load_tokenizer, model_digest, template_digest
+        from prefopt.scoring.reward import load_reward_model, longest, reward_kind
 
         self.tokenizer = load_tokenizer(path)
         self.model = load_reward_model(path, self.tokenizer).to(default_device())
@@ -46,8 +46,8 @@ class RewardScorer:
 
     def scores(self, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
         """The reward of each row's `completion` to its `prompt`; None where the prompt is too long or refused."""
-        from prefopt.llm.reward import encode_scalar, read_all
-        from prefopt.llm.template import Unfit
+        from prefopt.models.template import Unfit
+        from prefopt.scoring.reward import encode_scalar, read_all
 
         keys = [
             digest(r["prompt"], r["completion"], r.get("tools"), r.get("chat_template_kwargs")) for r in rows
@@ -107,7 +107,7 @@ def model_path(config: PairwiseJudgeConfig) -> Path:
     Raises:
         PrefoptError: it is not set, or there is no such model.
     """
-    from prefopt.llm.model import resolve_model
+    from prefopt.models.load import resolve_model
 
     if config.model is None:
         raise PrefoptError(f"judge {config.kind}: no model; set judge.model to a directory or a hub name")

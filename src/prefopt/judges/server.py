@@ -13,17 +13,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefopt.core.errors import PrefoptError
 from prefopt.engines.client import GAVE_UP, NO_ROOM, ChatClient, ChatReply, ChatRequest
-from prefopt.errors import PrefoptError
-from prefopt.journal import Journal
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
 from prefopt.judges.parse import parse_verdict
 from prefopt.judges.prompt import REASONED, load_prompt, texts_of
-from prefopt.records import digest
-from prefopt.stage import WORK
+from prefopt.stages.stage import WORK
+from prefopt.tables.journal import Journal
+from prefopt.tables.records import digest
 
 if TYPE_CHECKING:
-    from prefopt.stage import Context
+    from prefopt.stages.stage import Context
 
 AGAIN_TEMPERATURE = 0.5
 JOURNAL = "judge-journal.jsonl"

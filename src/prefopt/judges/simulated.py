@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig, SimulatedSettings, Verdict
-from prefopt.records import Row, to_json
+from prefopt.tables.records import Row, to_json
 
 if TYPE_CHECKING:
-    from prefopt.stage import Context
+    from prefopt.stages.stage import Context
 
 NORMAL = NormalDist()
 

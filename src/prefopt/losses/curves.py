@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses.recipe import LossSum, build_loss
 
 STEP = 1e-5  # central differences: error about STEP^2 of the third derivative plus 1e-16 / STEP

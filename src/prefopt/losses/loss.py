@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 from prefopt.losses.links import LINKS
 
 # Canonical order of everything a loss may ask for. Log-probs and *_prefix are sums over response tokens, nats;

@@ -14,7 +14,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 from prefopt.losses import ops, shapes
 from prefopt.losses.loss import Loss, Range, Valid
 from prefopt.losses.ops import Rows, Scalar

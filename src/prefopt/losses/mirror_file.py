@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses.mirror import MAPS, ROW, apply
 
 SCHEMA = "prefopt.mirror"

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 from prefopt.losses.loss import POSITIONAL, Loss
 from prefopt.losses.mirror_file import load_mirror
 from prefopt.losses.ops import at_least_one, upcast

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 from prefopt.losses import mirror, pairwise, regularizers, unpaired
 from prefopt.losses.loss import POSITIVE, Loss, Range, Valid
 

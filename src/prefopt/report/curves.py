@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefopt.records import Row
 from prefopt.report import plots
 from prefopt.report.load import RunData
 from prefopt.report.sections import arm_kinds, loss_name, shown_name
 from prefopt.report.text import signed
+from prefopt.tables.records import Row
 
 # title, unit, columns of the history (a second one is drawn dashed)
 PANELS = (

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefopt.errors import PrefoptError
-from prefopt.records import Row, rows_of
-from prefopt.stage import StageFolder
+from prefopt.core.errors import PrefoptError
+from prefopt.stages.stage import StageFolder
+from prefopt.tables.records import Row, rows_of
 
 
 @dataclass(frozen=True)

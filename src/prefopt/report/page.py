@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from prefopt.records import atomic_file
 from prefopt.report import data_sections, sections, text
 from prefopt.report.curves import training
 from prefopt.report.load import RunData, load_run
@@ -21,6 +20,7 @@ from prefopt.report.plots import Curve
 from prefopt.report.rounds import rounds
 from prefopt.report.samples import answers
 from prefopt.report.tournaments import LONGEST, comparisons
+from prefopt.tables.records import atomic_file
 
 if TYPE_CHECKING:
     from markupsafe import Markup

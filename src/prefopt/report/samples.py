@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prefopt.evaluation.figures import pair_margin
-from prefopt.records import Row
 from prefopt.report.load import RunData
 from prefopt.report.sections import shown_name
 from prefopt.report.text import number, plain, signed
+from prefopt.stages.evaluate.figures import pair_margin
+from prefopt.tables.records import Row
 
 COUNT = 10
 BASE = "base"

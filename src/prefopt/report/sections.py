@@ -8,7 +8,7 @@ from typing import Any
 from prefopt.report import plots
 from prefopt.report.load import RunData
 from prefopt.report.text import duration, hundredths, number, percent, points
-from prefopt.verdict import arm_name
+from prefopt.report.verdict import arm_name
 
 View = dict[str, Any]
 METRICS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefopt.errors import PrefoptError
-from prefopt.records import Row, read_table, rows_of
+from prefopt.core.errors import PrefoptError
 from prefopt.report.load import RunData
 from prefopt.report.text import hundredths, number, percent, plain
+from prefopt.tables.records import Row, read_table, rows_of
 
 MOST_PROMPTS = 12
 MOST_ANSWERS = 12  # of a prompt; of more, the first and the last six by rank

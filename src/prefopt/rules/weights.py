@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
+from prefopt.rules.describe import spearman
 from prefopt.rules.order import hash_order
-from prefopt.rules.stats import spearman
 
 Rows = NDArray[np.float64]
 Places = NDArray[np.int64]

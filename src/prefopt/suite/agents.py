@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from prefopt.config import Config
-from prefopt.errors import PrefoptError
-from prefopt.records import write_json
+from prefopt.core.errors import PrefoptError
+from prefopt.core.settings import Config
 from prefopt.suite.environments import find_environment
 from prefopt.suite.episodes import evaluate
 from prefopt.suite.policy import Params, stack
 from prefopt.suite.ppo import PPOConfig, init, iterate, pack, unpack
 from prefopt.suite.simulator import Simulator
 from prefopt.suite.store import finish, finished, folder_of, load_arrays, read_json, save_arrays
+from prefopt.tables.records import write_json
 
 EVALUATION_SEEDS = (900_001, 900_002, 900_003)  # coarse, fine, the recorded figures
 FINALISTS = 4

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from prefopt.config import Config
+from prefopt.core.settings import Config
 from prefopt.suite.agents import Agents, AgentsConfig, make_simulator
 from prefopt.suite.episodes import run_episodes
 from prefopt.suite.policy import log_prob, normalise, stack

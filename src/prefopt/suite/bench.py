@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.records import write_json
 from prefopt.suite.bank import Bank
 from prefopt.suite.bars import bar
 from prefopt.suite.data import Pairs, figures, make_pairs, parse_variant
@@ -19,6 +18,7 @@ from prefopt.suite.settings import BenchConfig
 from prefopt.suite.store import folder_of, read_json
 from prefopt.suite.tables import orderings, summarise
 from prefopt.suite.tune import suite_versions
+from prefopt.tables.records import write_json
 
 Tuned = Mapping[str, Mapping[str, float]]
 

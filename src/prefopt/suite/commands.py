@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 
 if TYPE_CHECKING:
     from prefopt.suite.settings import BenchConfig
@@ -35,7 +35,7 @@ def _configs(preset: str, words: list[str], env: str | None) -> list[BenchConfig
         import optax  # noqa: F401
     except ImportError as error:
         raise PrefoptError(f"prefopt suite: {error.name} is missing; pip install 'prefopt[suite]'") from None
-    from prefopt.config import merge, parse_overrides
+    from prefopt.core.settings import merge, parse_overrides
     from prefopt.suite.settings import bench_configs
 
     overrides = parse_overrides(words)
@@ -125,10 +125,10 @@ def bench_command(
 ) -> None:
     """The table methods x variants with standard errors, a file per environment."""
     configs = _configs(preset, context.args, env)
-    from prefopt.records import write_json
     from prefopt.suite.bench import bench
     from prefopt.suite.tables import markdown
     from prefopt.suite.tune import SHIPPED, load_tuned
+    from prefopt.tables.records import write_json
 
     source = tuned or SHIPPED
     hypers = [load_tuned(source, config.agents.environment, config.methods) for config in configs]

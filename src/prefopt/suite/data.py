@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 from prefopt.suite.bank import Bank
 
 

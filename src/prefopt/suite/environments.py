@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 
 Array = NDArray[np.float64]
 ASSETS = Path(__file__).parent / "assets"

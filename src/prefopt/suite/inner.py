@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from prefopt.config import Config
+from prefopt.core.settings import Config
 from prefopt.losses import LossSum, build_loss
 from prefopt.losses.unpaired import z_ref
 from prefopt.suite.bank import Bank

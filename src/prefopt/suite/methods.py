@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
 from prefopt.rules.selection import choose, gap_mean, gap_sum
 from prefopt.rules.weights import find_scheme, finish
 from prefopt.suite.bank import Bank

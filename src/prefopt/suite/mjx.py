@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.suite.environments import Array, Environment
 
 

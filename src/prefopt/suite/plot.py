@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.errors import PrefoptError
-from prefopt.records import atomic_file
+from prefopt.core.errors import PrefoptError
 from prefopt.suite.figures import curves_svg, returns_svg
 from prefopt.suite.store import read_json
+from prefopt.tables.records import atomic_file
 
 
 def plot_file(source: Path, target: Path) -> Path:

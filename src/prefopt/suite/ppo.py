@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from prefopt.config import Config
+from prefopt.core.settings import Config
 from prefopt.suite.environments import MAX_STEPS
 from prefopt.suite.policy import Params, act, init_network, init_policy, log_prob, network, normalise
 from prefopt.suite.simulator import Simulator, State

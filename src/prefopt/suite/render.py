@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from prefopt.errors import PrefoptError
-from prefopt.records import atomic_file
+from prefopt.core.errors import PrefoptError
 from prefopt.suite.agents import AgentsConfig, make_simulator
 from prefopt.suite.episodes import run_episodes
 from prefopt.suite.policy import Params, stack
 from prefopt.suite.simulator import load_model
 from prefopt.suite.store import load_arrays, save_arrays
+from prefopt.tables.records import atomic_file
 
 BACKENDS = ("egl", "osmesa")
 WIDTH, HEIGHT = 240, 200  # pixels of one policy's picture

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from prefopt.config import Config, merge, parse_config
-from prefopt.errors import PrefoptError, nearest
+from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.settings import Config, merge, parse_config
 from prefopt.suite.agents import AgentsConfig
 from prefopt.suite.bank import BankConfig
 from prefopt.suite.inner import InnerConfig

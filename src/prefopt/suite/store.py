@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.errors import PrefoptError
-from prefopt.records import atomic_file, digest, write_json
+from prefopt.core.errors import PrefoptError
+from prefopt.tables.records import atomic_file, digest, write_json
 
 DONE = "done.json"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 from prefopt.losses import LossSum, Term
 
 GIVEN = (

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from prefopt.config import Config
+from prefopt.core.settings import Config
 from prefopt.verify.answers import (
     NO_UNIT,
     by_pattern,

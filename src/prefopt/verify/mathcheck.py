@@ -17,7 +17,7 @@ import threading
 from functools import lru_cache
 from typing import IO, Any
 
-from prefopt.errors import PrefoptError
+from prefopt.core.errors import PrefoptError
 
 START_TIMEOUT_S = 120.0  # importing sympy on a busy machine
 MEMORY_BYTES = 4 * 2**30

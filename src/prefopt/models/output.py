@@ -1,0 +1,106 @@
+"""What stands around the trainer: adapters before it, the model directory and the hub after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from prefopt.core.errors import PrefoptError
+from prefopt.models.adapters import save_arguments
+from prefopt.models.quiet import no_bars
+
+
+def add_adapter(
+    model: Any, *, r: int, alpha: float, dropout: float, target_modules: str | Sequence[str]
+) -> Any:
+    """The model with a fresh LoRA adapter (2106.09685), all other weights frozen; its output is unchanged at first.
+
+    target_modules: "all-linear" (all but the LM head) or names of linear layers.
+
+    Raises:
+        PrefoptError: no layer has such a name.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    modules = target_modules if isinstance(target_modules, str) else list(target_modules)
+    settings = LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, task_type="CAUSAL_LM"
+    )
+    try:
+        with warnings.catch_warnings():
+            # peft asks transformers for an attribute by its old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            return get_peft_model(model, settings)
+    except ValueError as error:
+        raise PrefoptError(f"train.lora.target_modules: {str(error).splitlines()[0]}") from None
+
+
+def write_model(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str,
+    *,
+    temporary: Path,
+    target: Path,
+    state_dict: dict[str, Any] | None = None,
+) -> None:
+    """Write a Hugging Face directory (safetensors, config, generation config, tokenizer, README.md) in one move.
+
+    temporary: a folder on the same disk as `target`. A kill leaves the old `target` or none, never half of one.
+
+    Raises:
+        PrefoptError: the disk is full or read-only.
+    """
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        with no_bars():
+            model.save_pretrained(temporary, state_dict=state_dict, **save_arguments(model))  # type: ignore[operator]
+        tokenizer.save_pretrained(str(temporary))
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        for path in sorted(temporary.rglob("*")):
+            if path.is_file():
+                _sync(path)
+        shutil.rmtree(target, ignore_errors=True)
+        os.rename(temporary, target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = error.strerror or str(error)
+        raise PrefoptError(
+            f"{target}: the model cannot be written ({reason}); free space or choose another --output"
+        ) from None
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def push_model(folder: Path, repository: str) -> None:
+    """Upload a model directory to the hub, as `owner/name`; the repository is made when it is missing.
+
+    Raises:
+        PrefoptError: no access, no connection, or a bad name.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model trained with prefopt")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PrefoptError(
+            f"push to {repository}: {reason}; the model lies at {folder}, log in with `hf auth login` and run again"
+        ) from None

@@ -1,0 +1,344 @@
+"""From prompts and answers to token ids: chat template once, BOS once, an end token on every answer.
+
+A conversation is rendered to text by the chat template, and the template alone decides about BOS (as generation with
+`apply_chat_template` does everywhere). A text row is prompt + answer, with the tokenizer's BOS in front if it has that
+habit. Each answer is tokenised together with its prompt, so that merges across the boundary are the model's own; the
+prompt is then the longest token prefix that prompt and full texts share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from prefopt.core.errors import PrefoptError
+
+Message = Mapping[str, Any]
+Content = str | Sequence[Message]
+
+TOO_LONG = "prompt longer than max_length"
+REFUSED = "refused by the chat template"
+# what the rendering itself decides; a row's chat_template_kwargs may not
+RESERVED = frozenset({
+    "add_generation_prompt",
+    "continue_final_message",
+    "conversation",
+    "max_length",
+    "padding",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "tokenizer_kwargs",
+    "tools",
+    "truncation",
+})  # fmt: skip
+
+
+class Unfit(PrefoptError):
+    """A row that cannot be encoded and is dropped for `reason`."""
+
+    reason: str
+
+
+class PromptTooLong(Unfit):
+    """The prompt leaves no place for one answer token within max_length."""
+
+    reason = TOO_LONG
+
+
+class TemplateRefused(Unfit):
+    """The chat template raised on these messages (say, two user turns)."""
+
+    reason = REFUSED
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """Token ids of a pair. prompt_ids + chosen_ids (+ rejected_ids) are the two full texts.
+
+    Every answer ends with its end token (EOS, or the template's end of turn) unless it was cut.
+    truncated: an answer was cut at max_length.
+    """
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class EncodedAnswer:
+    """Token ids of one prompt and one answer, as in `EncodedPair`."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+    truncated: bool
+
+
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], *, max_length: int
+) -> EncodedPair:
+    """Encode `row`'s prompt, chosen and rejected (text or messages; `tools`, `chat_template_kwargs` are read).
+
+    Prompts are never cut; answers are cut at the end to `max_length` tokens of prompt and answer together, each
+    answer for itself, and have no end token then.
+
+    Raises:
+        PromptTooLong: no room for one answer token.
+        TemplateRefused: the chat template raised.
+        PrefoptError: messages, but no chat template; no EOS token where one must be added.
+    """
+    answers = [row["chosen"], row["rejected"]]
+    prompt_ids, (chosen, rejected) = _encode(tokenizer, row["prompt"], answers, *_template_options(row))
+    room = _room(prompt_ids, max_length)
+    truncated = max(len(chosen), len(rejected)) > room
+    return EncodedPair(prompt_ids, chosen[:room], rejected[:room], truncated)
+
+
+def encode_answer(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], answer: Content, *, max_length: int
+) -> EncodedAnswer:
+    """Encode `row`'s prompt with one answer (text or messages), by the rules of `encode_pair`."""
+    prompt_ids, (ids,) = _encode(tokenizer, row["prompt"], [answer], *_template_options(row))
+    room = _room(prompt_ids, max_length)
+    return EncodedAnswer(prompt_ids, ids[:room], len(ids) > room)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Content,
+    tools: Sequence[Any] | None = None,
+    **kwargs: Any,
+) -> list[int]:
+    """Ids [T] to generate an answer from: the prompt side of a pair (up to merges across the boundary).
+
+    kwargs: the row's chat_template_kwargs. They differ from the pair's prompt where a template's generation prompt
+    is no prefix of what it renders afterwards (an opened thinking block, for example).
+
+    Raises:
+        TemplateRefused, PrefoptError: as in `encode_pair`.
+    """
+    if isinstance(prompt, str):
+        return _never_empty(tokenizer, _tokenize(tokenizer, _with_bos(tokenizer, prompt)))
+    text, _ = _prompt_texts(tokenizer, prompt, tools, kwargs)
+    return _never_empty(tokenizer, _tokenize(tokenizer, text))
+
+
+def decode_completion(
+    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], prompt_ids: Sequence[int] = ()
+) -> str:
+    """Text of generated ids, up to the first end token, without special tokens.
+
+    With `prompt_ids` the answer is decoded behind its prompt, so that a leading space survives in tokenizers that
+    drop it at the start of a text.
+    """
+    stops = stop_ids(tokenizer)
+    kept = list(ids)
+    end = next((i for i, token in enumerate(kept) if token in stops), len(kept))
+    kept = kept[:end]
+    context = list(prompt_ids)
+    before, whole = _decode(tokenizer, context), _decode(tokenizer, context + kept)
+    return whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, kept)
+
+
+def stop_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Tokens that end an answer: EOS, and the chat template's end of turn where that is another token."""
+    found = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    template = getattr(tokenizer, "chat_template", None)
+    turn = _end_of_turn(tokenizer, len(tokenizer), str(template)) if template else None
+    return (*found, turn) if turn is not None and turn not in found else tuple(found)
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Content,
+    answers: Sequence[Content],
+    tools: Sequence[Any] | None,
+    kwargs: Mapping[str, Any],
+) -> tuple[list[int], list[list[int]]]:
+    """Prompt ids and, per answer, its complete ids with end token."""
+    if isinstance(prompt, str):
+        opened = _with_bos(tokenizer, prompt)
+        texts = [opened + _as_text(answer) for answer in answers]
+    else:
+        opened = _prompt_texts(tokenizer, prompt, tools, kwargs)[1]
+        texts = [_render(tokenizer, [*prompt, *_as_messages(a)], tools, kwargs) for a in answers]
+    prompt_ids = _tokenize(tokenizer, opened)
+    fulls = [_tokenize(tokenizer, text) for text in texts]
+    shared = min(common_prefix(prompt_ids, full) for full in fulls)
+    endings = [_with_end(tokenizer, full[shared:]) for full in fulls]
+    return _never_empty(tokenizer, prompt_ids[:shared]), endings
+
+
+def _prompt_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    tools: Sequence[Any] | None,
+    kwargs: Mapping[str, Any],
+) -> tuple[str, str]:
+    """The prompt as text (to generate from, within a pair).
+
+    They are one and the same unless the template knows no generation prompt, or writes one that its own rendering
+    of an answer does not begin with. `seen` is what every answer stands behind, found with two stand-in answers.
+    """
+    opened = _render(tokenizer, prompt, tools, kwargs, generation=True)
+    probes = [[*prompt, {"role": "assistant", "content": word}] for word in ("x", "y")]
+    try:
+        first, second = (_render(tokenizer, probe, tools, kwargs) for probe in probes)
+    except (
+        TemplateRefused
+    ):  # a prompt that no assistant turn may follow; the answers themselves may be another role
+        return opened, opened
+    seen = first[: common_prefix(first, second)]
+    if not seen.startswith(opened):
+        return opened, seen
+    without = _render(tokenizer, prompt, tools, kwargs)
+    return (seen, seen) if without == opened else (opened, opened)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None,
+    kwargs: Mapping[str, Any],
+    *,
+    generation: bool = False,
+) -> str:
+    from jinja2.exceptions import TemplateError
+
+    if not getattr(tokenizer, "chat_template", None) and "chat_template" not in kwargs:
+        raise PrefoptError(
+            "the rows are messages, but the tokenizer has no chat template; add chat_template.jinja to the model "
+            "directory or give prompts and answers as text"
+        )
+    reserved = sorted(RESERVED & set(kwargs))
+    if reserved:
+        raise PrefoptError(f"chat_template_kwargs may not set {reserved[0]!r}; remove it from the row")
+    plain = [dict(message) for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            plain,
+            tools=list(tools) if tools else None,
+            tokenize=False,
+            add_generation_prompt=generation,
+            **kwargs,
+        )
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TemplateRefused(
+            f"the chat template refused the messages: {reason}; mend the row's turns"
+        ) from None
+    return str(text)
+
+
+def _template_options(row: Mapping[str, Any]) -> tuple[Sequence[Any] | None, Mapping[str, Any]]:
+    return row.get("tools") or None, row.get("chat_template_kwargs") or {}
+
+
+def _as_text(answer: Content) -> str:
+    if isinstance(answer, str):
+        return answer
+    raise PrefoptError("the prompt is text, but the answer is messages; give both in one form")
+
+
+def _as_messages(answer: Content) -> list[Message]:
+    return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of the text as it stands: whatever BOS there is, is in the text. No truncation, no length warning."""
+    return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+
+
+def _with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """BOS in front of a text where the tokenizer itself would put it, unless the text has it already."""
+    bos = tokenizer.bos_token
+    if bos is None or text.startswith(bos):
+        return text
+    habit = tokenizer("a")["input_ids"]
+    return bos + text if habit and habit[0] == tokenizer.bos_token_id else text
+
+
+def _never_empty(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """The first answer token needs something to stand behind: BOS, or EOS as GPT-2 does, for an empty prompt."""
+    if ids:
+        return ids
+    opener = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if opener is None:
+        raise PrefoptError("an empty prompt needs a BOS or EOS token, but the tokenizer has none")
+    return [int(opener)]
+
+
+def _with_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """The answer with exactly one end token: the text's own (blanks behind it go), else EOS added.
+
+    Raises:
+        PrefoptError: the tokenizer has no EOS token.
+    """
+    ends = _end_ids(tokenizer, len(tokenizer))
+    at = _last_word(tokenizer, ids)
+    if at >= 0 and ids[at] in ends:
+        while (before := _last_word(tokenizer, ids[:at])) >= 0 and ids[before] == ids[at]:
+            at = before
+        return ids[: at + 1]
+    if tokenizer.eos_token_id is None:
+        raise PrefoptError("the tokenizer has no EOS token; set eos_token in tokenizer_config.json")
+    return [*ids, int(tokenizer.eos_token_id)]
+
+
+def _last_word(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+    """Index of the last token that is not blank, -1 where there is none."""
+    at = len(ids) - 1
+    while at >= 0 and not str(tokenizer.decode([ids[at]])).strip():
+        at -= 1
+    return at
+
+
+@lru_cache(maxsize=8)
+def _end_ids(tokenizer: PreTrainedTokenizerBase, size: int) -> frozenset[int]:
+    """Control tokens that may end an answer: EOS, end of turn, ... `size`: the vocabulary's, for tokens added later."""
+    ids = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    others = {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id}
+    return frozenset((ids - others) | ({tokenizer.eos_token_id} - {None}))
+
+
+@lru_cache(maxsize=8)
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase, size: int, template: str) -> int | None:
+    """The control token that the chat template writes behind an answer, None where it writes none."""
+    probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
+    try:
+        ids = _tokenize(tokenizer, _render(tokenizer, probe, None, {}))
+        last = _with_end(tokenizer, ids)[-1]
+    except PrefoptError:
+        return None
+    return last
+
+
+def _room(prompt_ids: Sequence[int], max_length: int) -> int:
+    """Answer tokens that fit behind the prompt, at least one."""
+    room = max_length - len(prompt_ids)
+    if room < 1:
+        raise PromptTooLong(
+            f"{TOO_LONG}: {len(prompt_ids)} tokens leave no place for an answer within max_length={max_length}; "
+            "raise max_length or shorten the prompt"
+        )
+    return room
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def common_prefix(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """Length of the longest common prefix of two sequences."""
+    length = 0
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length

@@ -1,0 +1,1 @@
+"""A recipe from end to end: run (START HERE), the recipe itself, rounds."""

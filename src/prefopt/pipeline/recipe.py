@@ -1,0 +1,155 @@
+"""A recipe: every setting of a run in one YAML file, arms included, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.settings import Config, load_yaml, merge, parse_config
+from prefopt.stages.data.data import DataConfig
+from prefopt.stages.evaluate.evaluate import EvaluateConfig
+from prefopt.stages.judge.judge import JudgeConfig
+from prefopt.stages.rank.rank import RankConfig
+from prefopt.stages.reference.reference import ReferenceConfig
+from prefopt.stages.sample.sample import SampleConfig
+from prefopt.stages.select.select import SelectConfig
+from prefopt.stages.train.train import TrainConfig
+from prefopt.stages.weight.weight import WeightConfig
+
+ARM_KEYS = (
+    *("sample", "judge", "rank", "reference", "select", "weight", "train", "evaluate"),
+    *("rounds", "reference_model"),
+)
+BASE = "base"
+# setting of `reference` -> the input of a loss that wants it
+WANTED = {"prefix_logps": "ref_chosen_prefix", "mismatched": "kl"}
+
+
+class TinyConfig(Config):
+    """The built-in smoke model (`model: tiny`): byte-level BPE of the input, ChatML, random weights."""
+
+    vocab_size: int = Field(2048, ge=300, description="size of the byte-level BPE vocabulary")
+    warmup_steps: int = Field(
+        0, ge=0, description="supervised steps on the prompts' answers, so that log-probs mean something"
+    )
+
+
+class Recipe(Config):
+    """All settings of a run. A stage set to null is skipped."""
+
+    name: str = Field("run", pattern=r"^[\w.-]+$", description="name of the run; its folder is runs/NAME")
+    about: str = Field("", description="one sentence for the report")
+    seed: int = Field(0, ge=0, description="seed of the whole run; every stage derives its own")
+    model: str = Field("tiny", description="model directory, builtin:quickstart/base, tiny, or a hub name")
+    tiny: TinyConfig = TinyConfig()
+    rounds: int = Field(
+        1, ge=1, le=100, description="times the run samples from its model, ranks and trains (docs/rounds.md)"
+    )
+    reference_model: Literal["last", "fixed"] = Field(
+        "last",
+        description="reference of a further round: last, the model it starts from; fixed, the recipe's",
+    )
+    resample: bool = Field(
+        False,
+        description="rounds on data that holds completions or pairs: sample its prompts from round 2 on",
+    )
+    data: DataConfig = DataConfig()
+    sample: SampleConfig | None = SampleConfig()
+    judge: JudgeConfig | None = JudgeConfig()
+    rank: RankConfig | None = RankConfig()
+    reference: ReferenceConfig | None = ReferenceConfig()
+    select: SelectConfig | None = SelectConfig()
+    weight: WeightConfig | None = WeightConfig()
+    train: TrainConfig | None = TrainConfig()
+    evaluate: EvaluateConfig | None = EvaluateConfig()
+    arms: dict[str, dict[str, Any]] = Field({}, description="named overrides; the last one is the main arm")
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Name -> file of the recipes that come with the package."""
+    root = Path(str(resources.files("prefopt.recipes")))
+    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of a packaged one; a file of that name in the working folder goes first.
+
+    Raises:
+        PrefoptError: neither; names the nearest packaged recipe.
+    """
+    path, packaged = Path(name), packaged_recipes()
+    if path.exists() or path.suffix or len(path.parts) != 1:
+        return path
+    if str(name) not in packaged:
+        raise PrefoptError(
+            f"no recipe {str(name)!r}: it is no file, and among the packaged ones, {nearest(str(name), packaged)}"
+        )
+    return packaged[str(name)]
+
+
+def load_recipe(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read and check a recipe (a file, or the name of a packaged one) with overrides on top.
+
+    Raises:
+        PrefoptError: unreadable file, unknown key (nearest known one named), bad value, in the recipe or in an arm.
+    """
+    path = find_recipe(source)
+    data = merge(load_yaml(path), overrides or {})
+    data.setdefault("name", path.stem)
+    recipe = parse_config(Recipe, data, str(path))
+    resolve_arms(recipe, str(path))
+    return recipe
+
+
+def resolve_arms(recipe: Recipe, where: str = "recipe") -> dict[str, Recipe]:
+    """Name -> complete recipe of each arm, in order; the last is the main arm. Without arms: `{"main": recipe}`.
+
+    Settings of `reference` left to the losses are filled in, the same in all arms, so that they share the stage.
+
+    Raises:
+        PrefoptError: an arm named base (the untrained model is always reported so), or with a bad key or value.
+    """
+    if not recipe.arms:
+        return _with_wanted_references({"main": recipe}, where)
+    plain = recipe.model_dump(exclude={"arms"}, exclude_unset=True)
+    arms = {}
+    for name, override in recipe.arms.items():
+        if name == BASE or not name.replace("-", "").replace("_", "").isalnum():
+            raise PrefoptError(
+                f"{where}: arms.{name}: 'base' is kept for the untrained model; use letters, digits, - or _"
+            )
+        override = override or {}
+        for key in override:
+            if key not in ARM_KEYS:
+                raise PrefoptError(f"{where}: arms.{name}: unknown key {key!r}, {nearest(key, ARM_KEYS)}")
+        arms[name] = parse_config(Recipe, merge(plain, override), f"{where}: arms.{name}")
+    return _with_wanted_references(arms, where)
+
+
+def _with_wanted_references(arms: dict[str, Recipe], where: str) -> dict[str, Recipe]:
+    """What the losses of the arms need of the reference pass, put where `reference` leaves it open (null).
+
+    Raises:
+        PrefoptError: a setting is false and an arm's loss needs it.
+    """
+    needs = {name: arm.train.loss_sum.needs for name, arm in arms.items() if arm.train is not None}
+    filled = {}
+    for name, arm in arms.items():
+        update = {}
+        for setting, wanted in WANTED.items():
+            given = getattr(arm.reference, setting, None)
+            if given is False and wanted in needs.get(name, ()):
+                raise PrefoptError(
+                    f"{where}: reference.{setting} is false, but train.loss needs it; remove the setting"
+                )
+            if given is None and any(wanted in names for names in needs.values()):
+                update[setting] = True
+        if arm.reference is not None and update:
+            arm = arm.model_copy(update={"reference": arm.reference.model_copy(update=update)})
+        filled[name] = arm
+    return filled

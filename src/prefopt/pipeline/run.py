@@ -1,0 +1,260 @@
+"""The stages in order: START HERE.
+
+    data -> sample -> judge -> rank -> reference -> select -> weight -> train -> evaluate
+
+`run` walks the arms of a recipe through the stages. A stage is named by a key, the digest of its settings, seed, model
+and everything upstream: equal keys are the same work, so arms share the stages before their first difference and a
+finished stage is not run again. The main arm (the last) lives at `NN-name/`, others at `arms/NAME/NN-name/`; earlier
+rounds of a recipe of several (`prefopt.pipeline.rounds`) at `rounds/K/NN-name/`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefopt import __version__
+from prefopt.core.errors import PrefoptError
+from prefopt.pipeline.recipe import BASE, Recipe, resolve_arms
+from prefopt.pipeline.rounds import Round, check_rounds, round_home, train_inputs
+from prefopt.stages.data import data
+from prefopt.stages.evaluate import evaluate
+from prefopt.stages.evaluate.served import check_served
+from prefopt.stages.judge import judge
+from prefopt.stages.rank import rank
+from prefopt.stages.reference import reference
+from prefopt.stages.running import Done, Run, execute, stage_seed
+from prefopt.stages.sample import sample
+from prefopt.stages.select import select
+from prefopt.stages.stage import Context, Stage
+from prefopt.stages.train import train
+from prefopt.stages.weight import weight
+from prefopt.tables.records import digest, write_json
+
+STAGES: tuple[Stage, ...] = (
+    data.STAGE,
+    sample.STAGE,
+    judge.STAGE,
+    rank.STAGE,
+    reference.STAGE,
+    select.STAGE,
+    weight.STAGE,
+    train.STAGE,
+    evaluate.STAGE,
+)
+BY_NAME = {stage.name: stage for stage in STAGES}
+# what 00-data found -> the stages whose work is already in the file
+SKIPPED_BY_KIND = {
+    "prompts": (),
+    "completions": ("sample",),
+    "pairs": ("sample", "judge", "rank"),
+    "unpaired": ("sample", "judge", "rank"),
+}
+
+
+def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: bool = False) -> dict[str, Any]:
+    """Run all arms of a recipe; returns what `summary.json` says.
+
+    A killed run started again with the same recipe and folder continues and ends with the same tables and models.
+    retry_failed: rows that a server gave up on are asked again in stages that are finished; what follows is done anew.
+
+    Raises:
+        PrefoptError: bad input or settings, with the remedy.
+    """
+    from prefopt.report.summary import summarize
+
+    start = time.perf_counter()
+    arms = resolve_arms(recipe)
+    state = Run(output, recipe, strict, retry_failed)
+    source = _run_data(state)
+    found = source.folder.manifest or {}
+    check_losses(arms, found["quality"]["kind"])
+    check_served(arms)
+    check_rounds(arms, found["quality"]["kind"], found["columns"])
+    _prepare_model(state, source)
+    main = list(arms)[-1]
+    rounds: dict[str, list[dict[str, Done]]] = {}
+    # the main arm goes first, so that shared stages lie at the top of the run folder
+    for name in [main, *(arm for arm in arms if arm != main)]:
+        rounds[name] = _run_rounds(state, arms[name], _home(output, name, main), source)
+    rounds = {name: rounds[name] for name in arms}
+    evaluated, by_round = _evaluate_all(state, arms, rounds)
+    if retry_failed and not state.reopened:
+        print(f"{output}: no failed rows; nothing was asked again", file=sys.stderr)
+    seconds = time.perf_counter() - start
+    chains = {name: chain[-1] for name, chain in rounds.items()}
+    summary = summarize(output, recipe, chains, evaluated, seconds, by_round)
+    write_json(output / "summary.json", summary)
+    return summary
+
+
+def _home(root: Path, arm: str, main: str) -> Path:
+    return root if arm == main else root / "arms" / arm
+
+
+def _evaluate_all(
+    state: Run, arms: Mapping[str, Recipe], rounds: Mapping[str, Sequence[Mapping[str, Done]]]
+) -> tuple[dict[str, Done], dict[str, list[tuple[Mapping[str, Done], Done | None]]]]:
+    """`base` and each arm -> finished 08, and, of arms of several rounds, every round with its 08.
+
+    With rounds, every model ranks the same held-out pairs, those of the main arm's last round: rows of one name hold
+    other answers in every round.
+    """
+    main = list(arms)[-1]
+    shared = rounds[main][-1]
+    several = any(len(chains) > 1 for chains in rounds.values())
+    base_recipe = state.recipe if main == "main" else arms[main]
+    base = _run_evaluate(state, base_recipe, state.root / "arms" / BASE, shared, None, None)
+    evaluated = {BASE: base} if base else {}
+    by_round: dict[str, list[tuple[Mapping[str, Done], Done | None]]] = {}
+    # as above, the main arm first
+    for name in [main, *(arm for arm in arms if arm != main)]:
+        home, chains = _home(state.root, name, main), rounds[name]
+        for number, chain in enumerate(chains, start=1):
+            pairs = shared if several else chain
+            place = round_home(home, number, len(chains))
+            after = _run_evaluate(state, arms[name], place, pairs, chain.get("train"), base)
+            if several:
+                by_round.setdefault(name, []).append((chain, after))
+        if after:
+            evaluated[name] = after
+    order = [name for name in (BASE, *arms) if name in evaluated]
+    return {name: evaluated[name] for name in order}, {
+        name: by_round[name] for name in arms if name in by_round
+    }
+
+
+def check_losses(arms: Mapping[str, Recipe], kind: str) -> None:
+    """Raise `PrefoptError`, before anything is computed, where the data is unpaired and an arm's loss reads pairs."""
+    for name, arm in arms.items():
+        if kind == "unpaired" and arm.train is not None and arm.train.loss_sum.kind != "unpaired":
+            raise PrefoptError(f"arm {name!r}: {train.PAIRS_WANTED}")
+
+
+def _run_data(state: Run) -> Done:
+    config = state.recipe.data
+    if config.path is None:
+        raise PrefoptError(
+            f"recipe {state.recipe.name!r} has no data; say which, e.g. prefopt run {state.recipe.name} "
+            "--data FILE.jsonl.gz"
+        )
+    context = Context(seed=stage_seed(state.recipe.seed, "data"), strict=state.strict)
+    return execute(
+        state, BY_NAME["data"], config, state.root, None, context, extra=[data.source_digest(config)]
+    )
+
+
+def _prepare_model(state: Run, source: Done) -> None:
+    """Resolve the model directory; `tiny` is built from the run's own texts in `00-model`."""
+    from prefopt.models.load import model_digest, resolve_model
+
+    if state.recipe.model == "tiny":
+        from prefopt.models.tiny import build_tiny_for
+
+        tiny = state.recipe.tiny
+        directory = state.root / "00-model"
+        key = digest("tiny", tiny.model_dump(), state.recipe.seed, source.key, __version__)
+        build_tiny_for(
+            source.folder.table(),
+            directory,
+            key=key,
+            seed=stage_seed(state.recipe.seed, "model"),
+            vocab_size=tiny.vocab_size,
+            warmup_steps=tiny.warmup_steps,
+        )
+        state.model = directory
+    else:
+        state.model = resolve_model(state.recipe.model)
+    state.model_key = model_digest(state.model)
+
+
+def _run_rounds(state: Run, recipe: Recipe, home: Path, source: Done) -> list[dict[str, Done]]:
+    """Stages 01 to 07 of every round of one arm."""
+    at = Round(1, state.model, state.model_key)
+    chains = []
+    while True:
+        chains.append(_run_arm(state, recipe, round_home(home, at.number, recipe.rounds), source, at))
+        if at.number == recipe.rounds:
+            return chains
+        trained = chains[-1]["train"]
+        at = Round(at.number + 1, trained.folder.path / "model", trained.key)
+
+
+def _run_arm(state: Run, recipe: Recipe, home: Path, source: Done, at: Round) -> dict[str, Done]:
+    """Stages 01 to 07 of one round of an arm; returns the finished ones by name."""
+    chain = {"data": source}
+    last = source
+    kind = "prompts" if at.number > 1 else (source.folder.manifest or {})["quality"]["kind"]
+    for stage in STAGES[1:-1]:
+        config = getattr(recipe, stage.name)
+        reason = _skip_reason(stage, config, kind)
+        if reason:
+            _write_skip(state, stage, home, reason)
+            continue
+        inputs = _inputs(stage, chain) | (train_inputs(recipe, at.number) if stage.name == "train" else {})
+        seed = stage_seed(state.recipe.seed, at.seed_name(stage.name))
+        is_first = stage.name == "reference" and recipe.reference_model == "fixed"
+        model, key = (state.model, state.model_key) if is_first else (at.model, at.model_key)
+        context = Context(seed=seed, model=model, strict=state.strict, inputs=inputs)
+        last = execute(state, stage, config, home, last, context, model_key=key)
+        chain[stage.name] = last
+    return chain
+
+
+def _skip_reason(stage: Stage, config: Any, kind: str) -> str:
+    if stage.name in SKIPPED_BY_KIND[kind]:
+        return f"the input holds {kind}"
+    return "" if config is not None else "set to null in the recipe"
+
+
+def _write_skip(state: Run, stage: Stage, home: Path, reason: str) -> None:
+    path = home / stage.folder_name / "manifest.json"
+    if home == state.root:
+        write_json(path, {"stage": stage.name, "skipped": reason})
+
+
+def _inputs(stage: Stage, chain: Mapping[str, Done]) -> dict[str, Any]:
+    if stage.name == "weight" and "judge" in chain:
+        return {"completions": chain["judge"].folder.table()}
+    return {}
+
+
+def _run_evaluate(
+    state: Run,
+    recipe: Recipe,
+    home: Path,
+    chain: Mapping[str, Done],
+    trained: Done | None,
+    before: Done | None,
+) -> Done | None:
+    """Stage 08 with the trained model, or with the base model when `trained` is None."""
+    config = recipe.evaluate
+    if config is None or (before is not None and trained is None):
+        return None
+    inputs: dict[str, Any] = {}
+    extra = []
+    if config.data is not None:
+        prompts = _test_prompts(state, config)
+        inputs["prompts"] = prompts.folder.table()
+        extra.append(prompts.key)
+    if before is not None:
+        inputs["before"] = before.folder.table()
+        extra.append(before.key)
+    model = trained.folder.path / "model" if trained else state.model
+    extra.append(trained.key if trained else state.model_key)
+    pairs = next((chain[name] for name in ("reference", "rank") if name in chain), chain["data"])
+    seed = stage_seed(state.recipe.seed, "evaluate")
+    context = Context(seed=seed, model=model, strict=state.strict, inputs=inputs)
+    return execute(state, BY_NAME["evaluate"], config, home, pairs, context, extra=extra)
+
+
+def _test_prompts(state: Run, config: Any) -> Done:
+    """The test prompts, read once for all arms, in `00-test`."""
+    context = Context(seed=stage_seed(state.recipe.seed, "test"), strict=state.strict)
+    return execute(
+        state, BY_NAME["data"], config.data, state.root, None, context,
+        extra=["test", data.source_digest(config.data)], folder_name="00-test",
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Packaged recipes and the task that comes with the package."""

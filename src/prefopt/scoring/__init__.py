@@ -1,0 +1,1 @@
+"""Log-probs of answers: packing, masks, segments, head, shared prefixes, the store."""

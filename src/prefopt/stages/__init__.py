@@ -1,0 +1,1 @@
+"""What every stage is made of, and one folder per stage, in the order of a run."""

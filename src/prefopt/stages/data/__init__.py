@@ -1,0 +1,1 @@
+"""Stage 00: data files of any known form become one table."""

@@ -1,0 +1,303 @@
+"""Stage 00, data: any known file of prompts, recorded completions or pairs -> one table in our columns.
+
+    readers (file -> raw rows) -> formats (raw row -> our row) -> checks -> duplicates -> ids -> split -> table
+
+Four kinds of tables come out (`quality["kind"]`): prompts (stage 01 follows), completions (02 follows), pairs and
+unpaired completions with a label (04 follows). A row that cannot be used is dropped and counted by reason. Names and the held-out share depend on the content
+and the seed alone, never on the order of rows: all rows of one prompt are on one side of the split.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.settings import Config
+from prefopt.stages.data.reading import readers
+from prefopt.stages.data.reading.checks import (
+    NUMBERS,
+    SINGLE_NUMBERS,
+    Placed,
+    check_one_form,
+    check_row,
+    settle_columns,
+    to_form,
+    with_system,
+)
+from prefopt.stages.data.reading.completions import one_per_completion, require_gold_model
+from prefopt.stages.data.reading.dialogue import BadRow, turns
+from prefopt.stages.data.reading.files import plain
+from prefopt.stages.data.reading.formats import Format, detect, known_names
+from prefopt.stages.data.reading.naming import content_key, hold_out, name_rows
+from prefopt.stages.stage import Context, Stage, StageOutput
+from prefopt.tables.columns import COLUMNS
+from prefopt.tables.records import Row, digest, make_table, rows_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PEEK = 200  # rows that decide the format of a file
+_NAMED = {
+    "prompts": ("id", "prompt_id", "prompt", "split"),
+    "completions": ("id", "prompt_id", "prompt", "split", "completion_index", "completion", "model", "finish_reason",
+                    "completion_tokens", "seed"),
+    "pairs": ("id", "prompt_id", "prompt", "split", "chosen", "rejected"),
+    "unpaired": ("id", "prompt_id", "prompt", "split", "completion", "label"),
+}  # fmt: skip
+# columns that hold what they must by construction; other names of our vocabulary are looked at by `settle_columns`
+_SETTLED = ("id", "prompt_id", "prompt", "split", "tools", "chat_template_kwargs", "gold")
+_SETTLED_BY_KIND = {
+    "prompts": (),
+    "completions": ("completion", "completion_index"),
+    "pairs": ("chosen", "rejected", *NUMBERS),
+    "unpaired": ("completion", "label", *SINGLE_NUMBERS),
+}
+
+
+class DataConfig(Config):
+    """Where the data is and how it is read."""
+
+    path: str | None = Field(
+        None,
+        description="data file (.jsonl .json .csv .tsv, also .gz; .parquet), builtin:NAME, or a hub name",
+    )
+    split: str | None = Field(
+        None, description="split of a hub data set (null = train), or key of a JSON object of arrays"
+    )
+    kind: Literal["auto", "prompts", "completions", "pairs", "unpaired"] = Field(
+        "auto", description="what the file holds: auto, prompts, completions, pairs or unpaired"
+    )
+    gold_model: str | None = Field(
+        "ground_truth", description="model whose completion is the gold solution, not a sample; null = none"
+    )
+    system: str | None = Field(
+        None, min_length=1, description="system message put before message prompts that have none"
+    )
+    heldout: float = Field(
+        0.1, ge=0, lt=1, description="share of prompts held out for evaluation, by hash of prompt and seed"
+    )
+    limit: int | None = Field(None, gt=0, description="read at most this many rows (null = all)")
+    columns: dict[str, str] = Field({}, description="your column names to ours, e.g. {question: prompt}")
+    chat: bool | None = Field(
+        None,
+        description="true: text prompts become a user message; false: the reverse; null: left as they are",
+    )
+
+
+def source_digest(config: DataConfig) -> str:
+    """SHA-256 (hex) that stands for the content of the source.
+
+    Raises:
+        PrefoptError: no path, or nothing readable there.
+    """
+    return readers.source_digest(_path(config), config.split)
+
+
+def _path(config: DataConfig) -> str:
+    if config.path is None:
+        raise PrefoptError("data.path is empty; give a file, e.g. --data FILE.jsonl.gz")
+    return config.path
+
+
+def data(table: Dataset | None, config: DataConfig, context: Context) -> StageOutput:
+    """Read `config.path` (or, from Python, convert the rows of `table`) into a table of one of the four kinds.
+
+    Raises:
+        PrefoptError: unreadable source, unknown format, text and messages mixed, no row left; when strict, any bad row.
+    """
+    source = "table" if table is not None else _path(config)
+    stream = (
+        _table_rows(table, config)
+        if table is not None
+        else readers.read_rows(source, config.split, config.limit)
+    )
+    stream = _renamed(stream, config.columns, source)
+    head = list(itertools.islice(stream, PEEK))
+    if not head:
+        raise PrefoptError(f"{source}: holds no rows; give a file with rows")
+    form = detect(_sample(head), config.kind, source)
+    dropped: dict[str, int] = {}
+    placed, rows_in = _convert(itertools.chain(head, stream), form, config, context, dropped)
+    if form.kind in ("pairs", "unpaired"):
+        placed = _without_lost_weights(placed, context, dropped)
+    placed = _without_repeats(placed, form.kind, context, dropped)
+    _refuse_nothing(placed, rows_in, dropped, source)
+    shape = check_one_form(placed, config.system)
+    quality: dict[str, Any] = {
+        "kind": form.kind,
+        "source_format": form.name,
+        "format": shape,
+        "rows_in": rows_in,
+    }
+    quality["digest"] = None if table is not None else source_digest(config)
+    rows = [row for row, _ in placed]
+    if form.kind == "pairs":
+        _set_margin(rows)
+    quality |= name_rows(rows, form.kind)
+    quality |= hold_out(rows, config.heldout, context.seed)
+    if form.kind == "completions":
+        if config.gold_model is not None and "gold_model" in config.model_fields_set:
+            require_gold_model(placed, config.gold_model, source)
+        rows, found = one_per_completion(placed, config.gold_model, context, dropped)
+        quality |= found
+        _refuse_nothing(rows, rows_in, dropped, source)
+    quality["renamed"] = settle_columns(rows, (*_SETTLED, *_SETTLED_BY_KIND[form.kind]))
+    quality |= _figures(rows, form.kind)
+    return StageOutput(make_table(rows, _NAMED[form.kind]), dropped, quality)
+
+
+# ---- rows in
+
+
+def _table_rows(table: Dataset, config: DataConfig) -> Iterator[Placed]:
+    for number, row in enumerate(itertools.islice(rows_of(table), config.limit), start=1):
+        yield {name: plain(value) for name, value in row.items()}, f"table: row {number}"
+
+
+def _renamed(stream: Iterator[Placed], columns: Mapping[str, str], source: str) -> Iterator[Placed]:
+    """Rows with the user's names replaced by ours; a name that the first rows lack is an error."""
+    for ours in columns.values():
+        if ours not in COLUMNS and ours not in known_names():
+            raise PrefoptError(
+                f"data.columns: no column is named {ours!r}; {nearest(ours, {*COLUMNS, *known_names()})}"
+            )
+    if len(set(columns.values())) < len(columns):
+        raise PrefoptError("data.columns: two of your columns are given the same name; give each its own")
+    head = list(itertools.islice(stream, PEEK))
+    found = {name for row, _ in head for name in row}
+    lost = sorted(set(columns) - found)
+    if lost and head:
+        raise PrefoptError(
+            f"{source}: data.columns names {lost[0]!r}, but no row has it; {nearest(lost[0], found)}"
+        )
+    for row, where in itertools.chain(head, stream):
+        clash = [
+            ours for name, ours in columns.items() if name in row and ours in row and ours not in columns
+        ]
+        if clash:
+            raise PrefoptError(
+                f"{where}: data.columns gives the name {clash[0]!r}, which the row has already; rename both"
+            )
+        yield ({columns.get(name, name): value for name, value in row.items()} if columns else row), where
+
+
+def _sample(head: Sequence[Placed]) -> Row:
+    sample: Row = {}
+    for row, _ in head:
+        for name, value in row.items():
+            if value is not None:
+                sample.setdefault(name, value)
+    return sample
+
+
+def _convert(
+    stream: Iterator[Placed], form: Format, config: DataConfig, context: Context, dropped: dict[str, int]
+) -> tuple[list[Placed], int]:
+    placed = []
+    count = 0
+    for raw, where in stream:
+        count += 1
+        try:
+            row = to_form(form.convert(raw), config.chat, form.kind)
+            if config.system is not None:
+                row["prompt"] = with_system(row["prompt"], config.system)
+            placed.append((check_row(row, form.kind), where))
+        except BadRow as bad:
+            context.drop(dropped, bad.reason, f"{where} ({bad.detail})" if bad.detail else where)
+    return placed, count
+
+
+def _without_lost_weights(placed: list[Placed], context: Context, dropped: dict[str, int]) -> list[Placed]:
+    """Where some rows have a weight, a row without one is dropped: any number put there would be a guess."""
+    if not any("weight" in row for row, _ in placed):
+        return placed
+    for row, where in placed:
+        if "weight" not in row:
+            context.drop(dropped, "weight is missing", where)
+    return [(row, where) for row, where in placed if "weight" in row]
+
+
+def _without_repeats(
+    placed: list[Placed], kind: str, context: Context, dropped: dict[str, int]
+) -> list[Placed]:
+    seen: set[str] = set()
+    kept = []
+    for row, where in placed:
+        key = content_key(row, kind)
+        if key in seen:
+            context.drop(dropped, "repeated row", where)
+            continue
+        seen.add(key)
+        kept.append((row, where))
+    return kept
+
+
+def _refuse_nothing(rows: Sequence[Any], rows_in: int, dropped: Mapping[str, int], source: str) -> None:
+    if not rows:
+        reasons = ", ".join(
+            f"{reason} ({count})" for reason, count in sorted(dropped.items(), key=lambda i: -i[1])[:8]
+        )
+        raise PrefoptError(
+            f"{source}: no row of {rows_in} is left: {reasons}; mend the file or map data.columns"
+        )
+
+
+# ---- figures
+
+
+def _figures(rows: Sequence[Row], kind: str) -> dict[str, Any]:
+    asked = {row["prompt_id"]: turns(row["prompt"]) for row in rows}
+    held = sum(row["split"] == "eval" for row in rows)
+    figures: dict[str, Any] = {
+        "rows": len(rows),
+        "heldout_rows": held,
+        "turns": {str(n): count for n, count in sorted(Counter(asked.values()).items())},
+    }
+    if kind == "prompts":
+        figures["gold"] = sum(row.get("gold") is not None for row in rows)
+    if kind == "pairs":
+        figures |= _pair_figures(rows)
+    if kind == "unpaired":
+        answers = {(digest(row["prompt"], row["completion"]), row["label"]) for row in rows}
+        figures["desired"] = sum(row["label"] for row in rows)
+        figures["chars_completion"] = sum(_chars(row["completion"]) for row in rows) / len(rows)
+        figures["contradicting_labels"] = sum((name, not label) in answers for name, label in answers) // 2
+    return figures
+
+
+def _set_margin(rows: Sequence[Row]) -> None:
+    for row in rows:
+        better, worse = row.get("score_chosen"), row.get("score_rejected")
+        if row.get("margin") is None and better is not None and worse is not None:
+            row["margin"] = better - worse
+
+
+def _pair_figures(rows: Sequence[Row]) -> dict[str, Any]:
+    """Mean lengths, and how many pairs contradict one another or their own margin."""
+    orders = {digest(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
+    return {
+        "chars_chosen": sum(map(_chars, (row["chosen"] for row in rows))) / len(rows),
+        "chars_rejected": sum(map(_chars, (row["rejected"] for row in rows))) / len(rows),
+        "contradicting_pairs": sum(digest(r["prompt"], r["rejected"], r["chosen"]) in orders for r in rows),
+        "negative_margins": sum((row.get("margin") or 0.0) < 0 for row in rows),
+    }
+
+
+def _chars(side: Any) -> int:
+    return len(side) if isinstance(side, str) else sum(len(m["content"] or "") for m in side)
+
+
+STAGE = Stage(
+    0,
+    "data",
+    DataConfig,
+    data,
+    reads=(),
+    adds=("id", "prompt_id", "prompt", "split"),
+    about="read prompts, recorded completions or pairs",
+)

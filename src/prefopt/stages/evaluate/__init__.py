@@ -1,0 +1,1 @@
+"""Stage 08: what the model is worth."""

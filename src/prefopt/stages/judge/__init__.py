@@ -1,0 +1,1 @@
+"""Stage 02: single completions are judged."""

@@ -1,0 +1,1 @@
+"""Stage 04: log-probs of the reference model."""

@@ -1,0 +1,126 @@
+"""A stage run in its folder under its key: equal keys are the same work, and finished work is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from prefopt import __version__
+from prefopt.core.errors import PrefoptError
+from prefopt.pipeline.recipe import Recipe
+from prefopt.stages.stage import Context, Stage, StageFolder, StageOutput
+from prefopt.tables.records import digest, require
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished (or skipped) stage: its key and where its table lies."""
+
+    key: str
+    folder: StageFolder
+
+
+@dataclass
+class Run:
+    """State of one `run`: the folder, the model and every finished stage by key of its work."""
+
+    root: Path
+    recipe: Recipe
+    strict: bool
+    retry_failed: bool = False
+    reopened: bool = False  # a stage was: what follows has another input and is done anew
+    model: Path = Path()
+    model_key: str = ""
+    done: dict[str, Done] = field(default_factory=dict)
+
+
+def stage_seed(seed: int, name: str) -> int:
+    """The seed of a stage (31 bits), derived from the run's seed and the stage's name."""
+    return int(digest(seed, name)[:8], 16) & 0x7FFFFFFF
+
+
+def execute(
+    state: Run,
+    stage: Stage,
+    config: Any,
+    home: Path,
+    upstream: Done | None,
+    context: Context,
+    *,
+    extra: list[str] | None = None,
+    folder_name: str | None = None,
+    model_key: str | None = None,
+) -> Done:
+    """Run one stage unless its key is known to be finished, here or in an arm that shares it.
+
+    model_key: of the model it runs with, where that is not the run's.
+    """
+    settings = config.model_dump(mode="json")
+    wanted = (state.model_key if model_key is None else model_key) if stage.wants_model(config) else ""
+    parts = [stage.name, settings, context.seed, context.strict, upstream.key if upstream else "", wanted]
+    key = digest(*parts, [*(extra or []), *stage.outside(config)], __version__)
+    if key in state.done:
+        return state.done[key]
+    folder = StageFolder(home / (folder_name or stage.folder_name))
+    way = way_of(folder, key, state.retry_failed, changed=state.reopened)
+    if way != "none":
+        table = upstream.folder.table() if upstream else None
+        about = {"key": key, "input": upstream.key if upstream else None}
+        run_stage(stage, config, folder, table, context, about, again=way == "again")
+        state.reopened |= way == "again"
+    state.done[key] = Done(folder.output_key(key), folder)
+    return state.done[key]
+
+
+def way_of(
+    folder: StageFolder, key: str, retry_failed: bool, *, changed: bool = False
+) -> Literal["none", "begin", "again"]:
+    """What is to be done: nothing, the stage as a whole (or what a kill left of it), or its failed rows again.
+
+    changed: the stage's input is known to be another one since.
+
+    Raises:
+        PrefoptError: failed rows are to be asked again, but settings or input are not those of the finished stage.
+    """
+    if folder.finished(key):
+        return "again" if retry_failed and folder.failed else "none"
+    if retry_failed and folder.failed and not changed:
+        raise PrefoptError(
+            f"{folder.path}: was made with other settings, input or version; --retry-failed asks the failed rows of the "
+            "very same work: repeat its command, or leave --retry-failed out to do everything anew"
+        )
+    return "begin"
+
+
+def run_stage(
+    stage: Stage,
+    config: Any,
+    folder: StageFolder,
+    table: Dataset | None,
+    context: Context,
+    about: Mapping[str, Any],
+    *,
+    again: bool = False,
+) -> StageOutput:
+    """Run a stage in its folder and write table, timings and manifest. again: a finished one, for its failed rows."""
+    if again:
+        folder.reopen(about["key"])
+    else:
+        folder.begin(about["key"])
+    if table is not None:
+        require(table, stage.reads, f"{stage.name} ({folder.path})")
+    context = Context(context.seed, context.model, folder, context.strict, context.inputs)
+    with folder.timed("stage"):
+        output = stage.run(table, config, context)
+    folder.finish(stage, output, {
+        **about,
+        "config": config.model_dump(mode="json"),
+        "seed": context.seed,
+        "rows_in": output.quality.get("rows_in", table.num_rows if table is not None else None),
+    })  # fmt: skip
+    return output

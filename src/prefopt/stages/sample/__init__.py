@@ -1,0 +1,1 @@
+"""Stage 01: completions of the prompts."""

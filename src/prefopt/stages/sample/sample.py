@@ -1,0 +1,251 @@
+"""Stage 01, sample: N completions per prompt.
+
+Prompt i, sample k is row i*n + k; batches are cut by that row index and each has its own seed, so a run that was
+killed and continues samples the same. An engine that is asked row by row (a server) has a seed per row instead, and
+stores each answer as it comes. Where several models answer, each has passes and seeds of its own.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from prefopt.core.errors import PrefoptError
+from prefopt.core.settings import Config
+from prefopt.engines import ENGINES, Dtype, EngineOptions, Sampling, VllmSettings, known_engine, open_engine
+from prefopt.engines.client import GAVE_UP, ServerSettings
+from prefopt.stages.sample.passes import Pass, complete, encode_prompts, shown_reasons
+from prefopt.stages.sample.sources import (
+    ModelSource,
+    Source,
+    by_model,
+    give_memory_back,
+    in_order,
+    named,
+    read_models,
+    slug,
+    sources_of,
+)
+from prefopt.stages.sample.system import check_system, checked_system, with_system
+from prefopt.stages.stage import Context, Stage, StageOutput
+from prefopt.tables.columns import COLUMNS
+from prefopt.tables.records import Row, make_table, rows_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ADDS = ("completion_index", "completion", "model", "finish_reason", "completion_tokens", "seed")
+
+
+class SampleConfig(Config):
+    """Settings of the sampling."""
+
+    n: int = Field(16, ge=1, description="completions per prompt (of each model, where there are several)")
+    temperature: float = Field(0.8, ge=0, description="0 is greedy (then n must be 1)")
+    top_p: float = Field(0.95, gt=0, le=1, description="draw from the likeliest tokens that hold this share")
+    top_k: int = Field(0, ge=0, description="draw from this many likeliest tokens (0 = all)")
+    max_new_tokens: int = Field(256, ge=1, description="longest completion, tokens")
+    batch_size: int = Field(
+        128, ge=1, description="completions written at once; part of what fixes the samples"
+    )
+    system: str | None = Field(
+        None, description="system prompt for all prompts; it stays in their column prompt"
+    )
+    engine: str = Field("transformers", description=f"what writes: {', '.join(ENGINES)}")
+    models: list[ModelSource] | None = Field(
+        None, description="several models that answer each prompt: [{model, name, n, engine, server}, ...]"
+    )
+    dtype: Dtype = Field("auto", description="dtype of the model; auto is the checkpoint's own")
+    server: ServerSettings | None = Field(None, description="engine server: whom to ask")
+    vllm: VllmSettings = Field(VllmSettings(), description="engine vllm: its own settings")  # type: ignore[call-arg]
+    continuous_batching: bool = Field(
+        False,
+        description="engine transformers: its continuous batching; a resumed run may then sample otherwise",
+    )
+    logprobs: bool = Field(
+        False, description="engine vllm: also keep the sampler's log-prob of each completion"
+    )
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a model directory is wanted (a server has its own, and so have models that are named)."""
+        return any(source.needs_model for source in sources_of(self))
+
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, name: str) -> str:
+        return known_engine(name)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _short_models(cls, given: Any) -> Any:
+        return read_models(given)
+
+    @field_validator("system")
+    @classmethod
+    def _says_something(cls, text: str | None) -> str | None:
+        return checked_system(text)
+
+    @model_validator(mode="after")
+    def _fits_engines(self) -> SampleConfig:
+        sources = sources_of(self)
+        for name, given, wanted in (
+            ("continuous_batching", self.continuous_batching, "transformers"),
+            ("logprobs", self.logprobs, "vllm"),
+        ):
+            other = next((source.engine for source in sources if source.engine != wanted), None)
+            if given and other is not None:
+                raise ValueError(f"{name} is for engine {wanted!r}, the engine is {other!r}")
+        if self.temperature == 0 and any(source.n > 1 for source in sources):
+            raise ValueError(
+                "temperature 0 gives the same completion every time; set n to 1 or temperature above 0"
+            )
+        return self
+
+
+def sample(table: Dataset, config: SampleConfig, context: Context) -> StageOutput:
+    """Prompts -> one row per completion: the prompt's columns and `ADDS`; `id` becomes `{prompt_id}-{index}`.
+
+    Rows that ask the same prompt (of pairs, for a further round) are asked once; where there are several models, each
+    asks every prompt, and `completion_index` goes on from one to the next. Dropped with a count: prompts that leave no
+    room in the model's context, messages that the chat template refuses, completions that a server gave up on or
+    refused.
+
+    Raises:
+        PrefoptError: no model or engine, a system prompt that does not get through, no prompt left, or no completion.
+    """
+    dropped: dict[str, int] = {}
+    prompts = with_system(_prompt_rows(table), config.system, "sample")
+    sources = sources_of(config)
+    several = config.models is not None
+    names = named(sources, context.model) if several else [None]
+    asked: set[str] = set()
+    done: list[Row] = []
+    start = 0
+    for source, name in zip(sources, names, strict=True):
+        rows, answered = _of_source(prompts, _Asking(source, name, start, config), context, dropped)
+        asked |= {row["prompt_id"] for row in rows}
+        done += answered
+        start += source.n
+    if not asked:
+        raise PrefoptError(f"sample: no prompt left ({shown_reasons(dropped)}); see the data")
+    if not done:
+        raise PrefoptError(f"sample: no completion ({shown_reasons(dropped)}); see the engine's settings")
+    done = in_order(done, prompts) if several else done
+    quality = {"rows_in": table.num_rows, "prompts": len(asked), **_quality(done)}
+    if several:
+        quality["models"] = {
+            model: {"completions": len(own), **length_figures(own)} for model, own in by_model(done).items()
+        }
+    table = make_table(done, ("id", "prompt_id", "prompt"))
+    return StageOutput(table, dropped, quality, failed=dropped.get(GAVE_UP, 0))
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """One model's part of the work. name: None where it is the only one; start: its first `completion_index`."""
+
+    source: Source
+    name: str | None
+    start: int
+    config: SampleConfig
+
+    @property
+    def label(self) -> str:
+        return "sample" if self.name is None else f"sample {slug(self.name)}"
+
+
+def _of_source(
+    prompts: Sequence[Row], asking: _Asking, context: Context, dropped: dict[str, int]
+) -> tuple[list[Row], list[Row]]:
+    """The prompts that the model can be asked, and its completions."""
+    source, config = asking.source, asking.config
+    options = EngineOptions(source.server, config.vllm, config.continuous_batching)
+    engine = open_engine(source.engine, _directory(source, context), config.dtype, options)
+    check_system(prompts, engine, config.system, "sample")
+    rows, encoded = encode_prompts(prompts, engine, context, dropped)
+    todo = [
+        {**row, "completion_index": k, "id": f"{row['prompt_id']}-{k}"}
+        for row in rows
+        for k in range(asking.start, asking.start + source.n)
+    ]
+    repeated = [ids for ids in encoded for _ in range(source.n)]
+    sampling = Sampling(
+        config.temperature, config.top_p, config.top_k, config.max_new_tokens, config.logprobs
+    )
+    job = Pass(asking.label, context.seed, config.batch_size, context.folder)
+    done = complete(
+        todo, repeated, engine, sampling, job, lambda reason, where: context.drop(dropped, reason, where)
+    )
+    if asking.name is not None:
+        done = [{**row, "model": asking.name} for row in done]
+        del engine
+        give_memory_back()
+    return rows, done
+
+
+def _directory(source: Source, context: Context) -> Path | None:
+    if source.model is None:
+        return context.model
+    from prefopt.models.load import resolve_model
+
+    return resolve_model(source.model)
+
+
+def length_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean completion length (tokens) and the share cut at max_new_tokens; null where a recorded file does not say."""
+    tokens = [row["completion_tokens"] for row in rows if row.get("completion_tokens") is not None]
+    reasons = [row["finish_reason"] for row in rows if row.get("finish_reason") is not None]
+    return {
+        "completion_tokens_mean": statistics.fmean(tokens) if tokens else None,
+        "completion_chars_mean": statistics.fmean(len(row["completion"]) for row in rows) if rows else None,
+        "finish_length_share": reasons.count("length") / len(reasons) if reasons else None,
+    }
+
+
+def _prompt_rows(table: Dataset) -> list[Row]:
+    """The first row of each prompt; of completions or pairs only the columns that describe the prompt."""
+    rows = rows_of(table)
+    if {"completion", "chosen"} & set(table.column_names):
+        known = [name for name in table.column_names if name in COLUMNS and COLUMNS[name].stage == "data"]
+        rows = [{name: row[name] for name in known} for row in rows]
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row["prompt_id"], row)
+    return list(first.values())
+
+
+def _quality(rows: Sequence[Row]) -> dict[str, Any]:
+    distinct = len({(row["prompt_id"], row["completion"]) for row in rows})
+    return {
+        "completions": len(rows),
+        "model": ", ".join(by_model(rows)),
+        **length_figures(rows),
+        "distinct_share": distinct / len(rows),
+        "empty": sum(not row["completion"].strip() for row in rows),
+    }
+
+
+def _outside(config: SampleConfig) -> list[str]:
+    from prefopt.models.load import model_digest, resolve_model
+
+    named_models = [source.model for source in sources_of(config) if source.model is not None]
+    return [model_digest(resolve_model(name)) for name in named_models]
+
+
+STAGE = Stage(
+    number=1,
+    name="sample",
+    config=SampleConfig,
+    run=sample,
+    reads=("id", "prompt_id", "prompt"),
+    adds=ADDS,
+    about="sample N completions per prompt",
+    needs_model=True,
+    outside=_outside,
+)

@@ -1,0 +1,1 @@
+"""Stage 05: the pairs that the reference model shows to be clear."""

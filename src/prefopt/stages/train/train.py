@@ -1,0 +1,304 @@
+"""07-train: pairs with weights and reference log-probs -> a trained model and its history."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prefopt.core.errors import PrefoptError
+from prefopt.pipeline.rounds import FIXED
+from prefopt.stages.stage import (
+    WORK,
+    Context,
+    Stage,
+    StageFolder,
+    StageOutput,
+    is_first_process,
+    progress,
+    versions,
+)
+from prefopt.stages.train.settings import LoraSettings, TrainConfig, trainer_settings
+from prefopt.tables.records import make_table, write_json
+from prefopt.tables.table_rows import TableRows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from prefopt.training.trainer import PreferenceTrainer
+
+DONE = "trained.json"
+PAIRS_WANTED = "the loss reads pairs, but the data is unpaired; take train.loss kto, bco or apo_zero_unpaired"
+
+
+def train(table: Dataset, config: TrainConfig, context: Context) -> StageOutput:
+    """Train `context.model` on the table's train rows; the model goes to `context.folder.path / "model"`.
+
+    Held-out rows (split "eval") are evaluated every `eval_steps` and at the end. A killed run started again continues
+    from its last complete checkpoint and ends with the same bytes. Returns the history: one row per logged step.
+
+    Raises:
+        PrefoptError: no folder or model, no pair left, an input that the loss needs is missing, NaN during training.
+    """
+    if context.folder is None or context.model is None:
+        raise PrefoptError(
+            "train: needs a model and a folder for the result; give --model DIR and --output DIR"
+        )
+    done = context.folder.path / WORK / DONE
+    if not done.is_file():
+        result = _train(table, config, context, context.folder)
+        if is_first_process():
+            write_json(done, result)
+    else:
+        result = json.loads(done.read_text(encoding="utf-8"))
+    if is_first_process() and not config.keep_checkpoints:
+        shutil.rmtree(context.folder.path / "checkpoints", ignore_errors=True)
+    return StageOutput(make_table(result["history"]), result["dropped"], result["quality"])
+
+
+def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageFolder) -> dict[str, Any]:
+    from prefopt.models.load import load_model, load_tokenizer
+    from prefopt.models.quiet import seeded
+    from prefopt.training.metrics import history_rows
+    from prefopt.training.trainer import PreferenceTrainer
+
+    assert context.model is not None
+    loss = config.loss_sum
+    dropped: dict[str, int] = {}
+    dtype = "float32" if config.precision == "mixed" else config.precision
+    with seeded(context.seed):
+        tokenizer = load_tokenizer(context.model)
+        model = load_model(context.model, dtype=dtype, in_4bit=config.load_in_4bit)
+        parts = _encode(
+            table, config, tokenizer, lambda reason, where: context.drop(dropped, reason, f"train: {where}")
+        )
+        _check_fit(chain(parts["train"], parts["eval"]), model)
+        if "kl" in loss.needs and not _has_mismatched(parts):
+            parts |= _with_mismatched(parts, model, config, context.seed)
+        if config.lora is not None:
+            model = _adapted(model, config.lora)
+        settings = trainer_settings(config, folder.path / "checkpoints", context.seed, bool(parts["eval"]))
+        total = _total_steps(config, len(parts["train"]))
+        with folder.timed("training"), _bar(total) as callback:
+            trainer = PreferenceTrainer(
+                model,
+                settings,
+                loss,
+                parts["train"],
+                parts["eval"] or None,
+                [callback, *_trackers(config, folder)],
+            )
+            trainer.starts_at_reference = not context.inputs.get(FIXED)
+            trainer.train(resume_from_checkpoint=True)
+        history = history_rows(trainer.state.log_history)
+        quality = _quality(config, trainer, history) | {"truncated": parts["truncated"]}
+        _write(trainer, tokenizer, config, context.model, folder, quality)
+        trainer.accelerator.wait_for_everyone()
+    return {"history": history, "dropped": dropped, "quality": quality}
+
+
+def _encode(
+    table: Dataset, config: TrainConfig, tokenizer: Any, drop: Callable[[str, str], None]
+) -> dict[str, Any]:
+    """Examples by split, on files, and the number of truncated rows."""
+    from prefopt.training.example_file import ExampleFile
+    from prefopt.training.examples import iter_encoded, unpair
+
+    rows = TableRows(table)
+    if config.loss_sum.kind != "unpaired" and "chosen" not in table.column_names:
+        raise PrefoptError(f"train: {PAIRS_WANTED}")
+    parts: dict[str, Any] = {"truncated": 0}
+
+    def counted(encoded: Iterable[tuple[Any, bool]]) -> Iterator[Any]:
+        for example, is_cut in encoded:
+            parts["truncated"] += is_cut
+            yield from unpair([example]) if config.loss_sum.kind == "unpaired" else [example]
+
+    for split in ("train", "eval"):
+        mine = (row for row in rows if (row.get("split") == "eval") == (split == "eval"))
+        encoded = iter_encoded(tokenizer, mine, max_length=config.max_length, drop=drop)
+        parts[split] = ExampleFile(counted(encoded))
+    if not parts["train"]:
+        raise PrefoptError(
+            "train: no pair left to train on; loosen selection, raise max_length or give more data"
+        )
+    if not any(example.weight > 0 for example in parts["train"]):
+        raise PrefoptError("train: every pair has weight 0; see the settings of `weight`")
+    return parts
+
+
+def _check_fit(examples: Iterable[Any], model: Any) -> None:
+    """Refuse rows with more tokens than the model has positions, or with ids beyond its embedding."""
+    from prefopt.models.load import check_ids
+
+    longest: tuple[int, Any] = (-1, None)
+    largest: tuple[int, Any] = (-1, None)
+    for example in examples:
+        answers = example.answers.values()
+        size = len(example.prompt) + max(map(len, answers))
+        top = max(int(ids.max()) for ids in (example.prompt, *answers))
+        longest = max(longest, (size, example), key=itemgetter(0))
+        largest = max(largest, (top, example), key=itemgetter(0))
+    for _, example in (longest, largest):
+        for ids in example.answers.values():
+            check_ids(model, [*example.prompt.tolist(), *ids.tolist()], f"train: row {example.id!r}")
+
+
+def _has_mismatched(parts: Mapping[str, Any]) -> bool:
+    """Whether the reference pass drew KTO's mismatched completions (else training does, once, by seed)."""
+    return all("kl" in row.answers for split in ("train", "eval") for row in parts[split])
+
+
+def _with_mismatched(parts: Mapping[str, Any], model: Any, config: TrainConfig, seed: int) -> dict[str, Any]:
+    """KTO's mismatched completions with their log-probs under the model before training, which is the reference."""
+    from prefopt.training.example_file import ExampleFile
+    from prefopt.training.examples import Mismatched
+
+    found: dict[str, Any] = {}
+    for split in ("train", "eval"):
+        if parts[split]:
+            rows = Mismatched(parts[split], seed=seed, max_length=config.max_length)
+            logps = _kl_logps(rows, model, 8 * config.max_length)
+            found[split] = ExampleFile(_with_kl(rows, logps))
+    return found
+
+
+def _kl_logps(rows: Sequence[Any], model: Any, batch_tokens: int) -> NDArray[np.float64]:
+    """Log-probs [N] of the mismatched answers, nats; the batches are those of `score` on all rows at once."""
+    from prefopt.scoring.logprobs import score
+
+    sizes = np.fromiter((len(row.prompt) + len(row.answers["kl"]) for row in rows), np.int64, count=len(rows))
+    order, start = np.argsort(-sizes, kind="stable"), 0
+    logps = np.empty(len(rows))
+    while start < len(order):
+        places = order[start : start + max(1, batch_tokens // int(sizes[order[start]]))]
+        batch = [rows[place] for place in places.tolist()]
+        logps[places] = score(model, [(row.prompt, row.answers["kl"]) for row in batch], batch_tokens)
+        start += len(places)
+    return logps
+
+
+def _with_kl(rows: Iterable[Any], logps: NDArray[np.float64]) -> Iterator[Any]:
+    from dataclasses import replace
+
+    for row, logp in zip(rows, logps, strict=True):
+        yield replace(row, reference={**row.reference, "kl": float(logp)})
+
+
+def _adapted(model: Any, lora: LoraSettings) -> Any:
+    from prefopt.models.output import add_adapter
+
+    return add_adapter(model, **lora.model_dump(exclude={"merge"}))
+
+
+def _trackers(config: TrainConfig, folder: StageFolder) -> list[Any]:
+    from prefopt.training.callbacks import tensorboard
+
+    wanted = "tensorboard" in config.trackers and is_first_process()
+    return [tensorboard(folder.path / "tensorboard")] if wanted else []
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Any]:
+    """A callback that moves the stage's progress bar; shown by the first process only."""
+    from prefopt.training.callbacks import Bar
+
+    if not is_first_process():
+        yield Bar(lambda count: None)
+        return
+    with progress("train", total) as advance:
+        yield Bar(advance)
+
+
+def _total_steps(config: TrainConfig, rows: int) -> int:
+    return config.steps or math.ceil(config.epochs * math.ceil(rows / config.pairs_per_step))
+
+
+def _quality(
+    config: TrainConfig, trainer: PreferenceTrainer, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Figures for manifest, report and model card; nothing of the wall clock."""
+    from prefopt.training.metrics import warnings_of
+
+    state = trainer.state
+    parameters = list(trainer.model.parameters())
+    last = {name: value for row in history for name, value in row.items() if not name.startswith("step0/")}
+    return {
+        "pairs": len(trainer.train_dataset),
+        "eval_pairs": len(trainer.eval_dataset or ()),
+        "steps": state.global_step,
+        "stopped_early": state.global_step < state.max_steps,
+        "kept_step": state.best_global_step if config.keep == "best" else state.global_step,
+        "parameters": sum(_size(p) for p in parameters),
+        "trained_parameters": sum(_size(p) for p in parameters if p.requires_grad),
+        "dtype": str(parameters[0].dtype).removeprefix("torch."),
+        "loss": config.loss_sum.describe(),
+        "reference": trainer.reference_kind,
+        "step0": {name: value for name, value in history[0].items() if name.startswith("step0/")},
+        "final": {name: value for name, value in last.items() if name not in ("step", "epoch")},
+        "warnings": warnings_of(history),
+    }
+
+
+def _size(weight: Any) -> int:
+    """Numbers of a weight over all processes (ZeRO-3 leaves an empty tensor with a note)."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
+
+
+def _write(
+    trainer: PreferenceTrainer,
+    tokenizer: Any,
+    config: TrainConfig,
+    base: Path,
+    folder: StageFolder,
+    quality: dict[str, Any],
+) -> None:
+    """The model directory and, if wanted, the hub."""
+    from prefopt.models.card import base_licence, model_card
+    from prefopt.models.output import push_model, write_model
+
+    model, weights = trainer.final_model(merge=config.lora is not None and config.lora.merge)
+    if not is_first_process():
+        return
+    counts = {
+        key: quality[key] for key in ("pairs", "eval_pairs", "truncated", "steps", "kept_step", "parameters")
+    }
+    settings = config.model_dump(
+        mode="json", exclude_defaults=True, exclude={"loss", "push_to_hub", "license", "dataset"}
+    )
+    card = model_card(
+        base=base,
+        licence=config.license or base_licence(base),
+        dataset=config.dataset,
+        losses=quality["loss"],
+        settings={"learning_rate": config.peak_rate, **settings},
+        figures=counts | quality["final"],
+        versions=versions(),
+    )
+    target = folder.path / "model"
+    write_model(
+        model, tokenizer, card, temporary=folder.path / WORK / "model", target=target, state_dict=weights
+    )
+    if config.push_to_hub:
+        push_model(target, config.push_to_hub)
+
+
+STAGE = Stage(
+    number=7,
+    name="train",
+    config=TrainConfig,
+    run=train,
+    reads=("id", "prompt"),
+    adds=("step", "epoch", "loss"),
+    about="train the model on the pairs; the table is the history, the model lies at model/",
+    needs_model=True,
+)

@@ -1,0 +1,1 @@
+"""Stage 06: a weight for every pair."""

@@ -1,0 +1,1 @@
+"""Tables: columns, records, mapped rows, the journal."""

@@ -1,0 +1,1 @@
+"""What is no stage: checks of data and judges, inspection, merging, reward models, drawings of losses."""

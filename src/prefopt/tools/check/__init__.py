@@ -1,0 +1,1 @@
+"""`prefopt check`: what is wrong with a data file."""

@@ -1,0 +1,1 @@
+"""`prefopt train-reward`: reward models and their figures."""

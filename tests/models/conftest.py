@@ -1,0 +1,5 @@
+"""Fixtures of the tests of models."""
+
+from training_rows import rows
+
+__all__ = ["rows"]
