@@ -146,8 +146,7 @@ def write_store(folder: Path, rows: int) -> None:
         tokenizer_digest,
     )
     from prefopt.scoring.store import ReferenceStore, StoreKey
-    from prefopt.tables.records import read_table
-    from prefopt.tables.table_rows import TableRows
+    from prefopt.tables.table_rows import TableRows, read_table
 
     model = folder / "model"
     tokenizer = load_tokenizer(model)
@@ -187,7 +186,7 @@ def run_pass(folder: Path, kind: str, rows: int) -> None:
     """The stage as its verb runs it."""
     from prefopt.pipeline.run import BY_NAME
     from prefopt.stages.alone import run_alone
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
     name, settings = RUNS[kind]
     if kind == "given_store":

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.losses import LOSSES, build_loss, export_mirror
-from prefopt.stages.stage import Context, versions
+from prefopt.tables.context import Context
 from prefopt.tables.records import rows_of, write_json
+from prefopt.tables.versions import versions
 
 STEPS, PAIRS_PER_STEP, RATE, MAX_LENGTH = 50, 16, 1e-4, 96
 START, END = "<!-- loss table: studies/loss_table.py -->", "<!-- end of the loss table -->"
@@ -54,7 +55,8 @@ def recipes(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def make_pairs(prompts: int, seed: int = 0) -> dict[str, list[Any]]:
     """Encoded train and held-out pairs with everything that a loss may need, from the quickstart's own stages."""
     from prefopt.core.settings import parse_config
-    from prefopt.models.load import load_tokenizer, resolve_model
+    from prefopt.models.find import resolve_model
+    from prefopt.models.load import load_tokenizer
     from prefopt.pipeline.run import BY_NAME
     from prefopt.training.examples import encode_rows
 
@@ -91,7 +93,8 @@ def train_loss(
     reward_accuracy: share of pairs whose log-ratio rose more for the chosen than for the rejected answer (ties half).
     chosen_drift_nats: mean change of the log-prob of the chosen answer.
     """
-    from prefopt.models.load import load_model, resolve_model
+    from prefopt.models.find import resolve_model
+    from prefopt.models.load import load_model
     from prefopt.scoring.logprobs import score
     from prefopt.training.examples import unpair
     from prefopt.training.settings import PreferenceConfig

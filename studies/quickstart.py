@@ -20,8 +20,8 @@ from typing import Any
 
 from prefopt.pipeline.recipe import load_recipe
 from prefopt.pipeline.run import run
-from prefopt.stages.stage import versions
 from prefopt.tables.records import write_json
+from prefopt.tables.versions import versions
 
 RECIPE = "quickstart"
 T975 = {

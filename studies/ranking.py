@@ -17,8 +17,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from prefopt.stages.stage import versions
 from prefopt.tables.records import write_json
+from prefopt.tables.versions import versions
 
 ROOT = Path(__file__).parent.parent
 PARTS = ("simulated", "recorded", "scalar", "reward", "quickstart")

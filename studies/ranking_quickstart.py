@@ -26,8 +26,9 @@ from prefopt.judges.simulated import sigmoid, uniforms
 from prefopt.pipeline.recipe import Recipe, find_recipe
 from prefopt.pipeline.run import BY_NAME, run
 from prefopt.stages.running import stage_seed
-from prefopt.stages.stage import Context
-from prefopt.tables.records import Row, read_table, rows_of
+from prefopt.tables.context import Context
+from prefopt.tables.records import Row, rows_of
+from prefopt.tables.table_rows import read_table
 
 RECIPE = "quickstart"
 ACCURACY, BIAS = 0.75, 1.0
@@ -81,7 +82,7 @@ def recipe_dict(seed: int, data: Path, *, small: bool) -> dict[str, Any]:
 
 def sampled_file(seed: int, folder: Path, *, small: bool) -> Path:
     """Answers of the base model with their verdict and a noisy score, one line per prompt."""
-    from prefopt.models.load import resolve_model
+    from prefopt.models.find import resolve_model
 
     settings = load_yaml(find_recipe(RECIPE))
     limit = {"limit": 60} if small else {}

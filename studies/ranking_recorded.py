@@ -21,7 +21,7 @@ from prefopt.judges.simulated import uniforms
 from prefopt.rules.order import hash_order
 from prefopt.rules.tournament import Outcome, Pair
 from prefopt.stages.rank.pairs import Tally, groups_of
-from prefopt.stages.stage import Context
+from prefopt.tables.context import Context
 from prefopt.tables.records import Row
 
 OUTCOMES: dict[str, Outcome] = {"first": "a", "second": "b", "tie": "tie", "missing": "missing"}

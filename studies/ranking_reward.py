@@ -31,9 +31,11 @@ from prefopt.rules.order import hash_order
 from prefopt.rules.tournament import ipr, most_comparisons, round_robin
 from prefopt.stages.rank.comparer import Comparer, Contest, flipped
 from prefopt.stages.rank.pairs import Tally, groups_of
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import Row, digest, make_table
-from prefopt.tools.reward.train_reward import RewardConfig, train_reward
+from prefopt.tools.reward.settings import RewardConfig
+from prefopt.tools.reward.train_reward import train_reward
 
 TRAINED = {"tldr": "tldr/preference.jsonl.gz", "alpaca_eval": "alpaca_eval/preference_v2.jsonl.gz"}
 READ = {

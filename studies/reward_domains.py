@@ -23,10 +23,12 @@ from prefopt.judges.prompt import prompt_text
 from prefopt.judges.reward_model import RewardScorer, sigmoid
 from prefopt.rules.content import text_of
 from prefopt.rules.intervals import share_interval
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import Row, digest, make_table, write_json
 from prefopt.tools.reward.calibration import calibration
-from prefopt.tools.reward.train_reward import RewardConfig, train_reward
+from prefopt.tools.reward.settings import RewardConfig
+from prefopt.tools.reward.train_reward import train_reward
 
 DOMAINS = {
     "hh_helpful": "hh_helpful/preference.jsonl.gz",

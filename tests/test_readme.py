@@ -14,8 +14,8 @@ def _tool():
     return module
 
 
-def test_tree_in_the_readme_is_the_code():
-    assert _tool().tree() in (ROOT / "README.md").read_text(), "run python tools/readme.py"
+def test_tree_of_the_architecture_is_the_code():
+    assert _tool().tree() in (ROOT / "docs" / "architecture.md").read_text(), "run python tools/readme.py"
 
 
 def test_every_module_says_what_it_is():

@@ -12,11 +12,13 @@ import pytest
 
 from prefopt.scoring.mismatch import Mismatch
 from prefopt.scoring.store import ReferenceStore, StoreKey
-from prefopt.stages.select.select import SelectConfig, select
-from prefopt.stages.stage import Context
-from prefopt.stages.weight.weight import WeightConfig, weight
-from prefopt.tables.records import as_dataset, read_table, write_table
-from prefopt.tables.table_rows import TableRows
+from prefopt.stages.select.select import select
+from prefopt.stages.select.settings import SelectConfig
+from prefopt.stages.weight.settings import WeightConfig
+from prefopt.stages.weight.weight import weight
+from prefopt.tables.context import Context
+from prefopt.tables.records import as_dataset, write_table
+from prefopt.tables.table_rows import TableRows, read_table
 
 ROWS = 9_000  # enough for a mapped file
 MIB = 2**20

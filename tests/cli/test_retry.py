@@ -13,10 +13,13 @@ from prefopt.pipeline.recipe import Recipe
 from prefopt.pipeline.run import run
 from prefopt.stages.alone import run_alone
 from prefopt.stages.evaluate.evaluate import STAGE as EVALUATE
-from prefopt.stages.evaluate.evaluate import EvaluateConfig
-from prefopt.stages.sample.sample import STAGE, SampleConfig
-from prefopt.stages.stage import Context, StageFolder
-from prefopt.tables.records import file_digest, read_table, rows_of
+from prefopt.stages.evaluate.settings import EvaluateConfig
+from prefopt.stages.sample.sample import STAGE
+from prefopt.stages.sample.settings import SampleConfig
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
+from prefopt.tables.records import file_digest, rows_of
+from prefopt.tables.table_rows import read_table
 
 LONG = (400, {"error": {"message": "maximum context length is 4"}})
 BUSY = (503, "busy")

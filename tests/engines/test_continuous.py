@@ -9,7 +9,7 @@ import torch
 from prefopt.core.errors import PrefoptError
 from prefopt.engines import EngineOptions, Sampling, open_engine
 
-BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
+BASE = Path(str(resources.files("prefopt.recipes"))) / "quickstart" / "base"
 
 
 @pytest.fixture(scope="module")

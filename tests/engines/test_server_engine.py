@@ -21,12 +21,15 @@ from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
 from prefopt.engines import Chat, EngineOptions, Sampling, batch_seed, open_engine
 from prefopt.engines.client import ServerSettings
-from prefopt.stages.sample.sample import STAGE, SampleConfig, sample
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.stages.sample.sample import STAGE, sample
+from prefopt.stages.sample.settings import SampleConfig
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.journal import Journal
-from prefopt.tables.records import make_table, read_table, rows_of
+from prefopt.tables.records import make_table, rows_of
+from prefopt.tables.table_rows import read_table
 
-BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
+BASE = Path(str(resources.files("prefopt.recipes"))) / "quickstart" / "base"
 KEY = "sk-test-0123456789abcdefSECRET"
 
 

@@ -26,7 +26,7 @@ from prefopt.engines.transformers_engine import TransformersEngine, choose, open
 from prefopt.models.load import load_tokenizer
 from prefopt.recipes.quickstart.task import prompts as task_prompts
 
-BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
+BASE = Path(str(resources.files("prefopt.recipes"))) / "quickstart" / "base"
 GREEDY = Sampling(temperature=0.0, max_new_tokens=12)
 SMALL = {
     "vocab_size": 32,

@@ -19,11 +19,12 @@ from prefopt.core.settings import parse_config
 from prefopt.engines import EngineOptions, Sampling, VllmSettings, open_engine
 from prefopt.models.load import load_tokenizer
 from prefopt.recipes.quickstart.task import prompts as task_prompts
-from prefopt.stages.sample.sample import SampleConfig, sample
-from prefopt.stages.stage import Context
+from prefopt.stages.sample.sample import sample
+from prefopt.stages.sample.settings import SampleConfig
+from prefopt.tables.context import Context
 from prefopt.tables.records import make_table, rows_of
 
-BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
+BASE = Path(str(resources.files("prefopt.recipes"))) / "quickstart" / "base"
 
 
 @dataclass

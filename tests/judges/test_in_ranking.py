@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from prefopt.judges.reward_model import RewardScorer
-from prefopt.stages.rank.rank import RankConfig, rank
-from prefopt.stages.stage import Context
+from prefopt.stages.rank.rank import rank
+from prefopt.stages.rank.settings import RankConfig
+from prefopt.tables.context import Context
 from prefopt.tables.records import make_table, rows_of
 
 _spec = importlib.util.spec_from_file_location("test_models", Path(__file__).with_name("test_models.py"))

@@ -12,7 +12,7 @@ from prefopt.judges.reward_model import sigmoid
 from prefopt.models.load import load_tokenizer
 from prefopt.models.quiet import seeded
 from prefopt.scoring.reward import encode_comparison, encode_scalar, load_reward_model, read_all
-from prefopt.stages.stage import Context
+from prefopt.tables.context import Context
 
 
 @pytest.fixture(scope="module")

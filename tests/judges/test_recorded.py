@@ -5,7 +5,7 @@ import pytest
 from prefopt.core.errors import PrefoptError
 from prefopt.judges import Comparison, PairwiseJudgeConfig, open_judge
 from prefopt.judges.recorded import RecordedJudge, votes_of
-from prefopt.stages.stage import Context
+from prefopt.tables.context import Context
 
 WIDE = [
     {

@@ -10,7 +10,8 @@ from prefopt.core.settings import parse_config
 from prefopt.engines.client import ChatReply
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, open_judge
 from prefopt.judges.server import JOURNAL, ReplyJournal, soft_verdict
-from prefopt.stages.stage import WORK, Context, StageFolder
+from prefopt.tables.context import Context
+from prefopt.tables.folder import WORK, StageFolder
 
 KEY = "sk-not-to-be-seen-0123456789"
 

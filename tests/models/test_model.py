@@ -11,13 +11,13 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from prefopt.core.errors import PrefoptError
 from prefopt.models import load as models
+from prefopt.models.find import resolve_model
 from prefopt.models.load import (
     check_ids,
     checkpoint_dtype,
     load_model,
     load_tokenizer,
     model_digest,
-    resolve_model,
     template_digest,
     tokenizer_digest,
 )

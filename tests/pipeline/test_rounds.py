@@ -15,7 +15,8 @@ from prefopt.pipeline.recipe import Recipe, load_recipe, resolve_arms
 from prefopt.pipeline.rounds import Round, check_rounds, round_home
 from prefopt.pipeline.run import run
 from prefopt.report import write_report
-from prefopt.tables.records import read_table, rows_of
+from prefopt.tables.records import rows_of
+from prefopt.tables.table_rows import read_table
 
 RECIPE = """
 name: rounds

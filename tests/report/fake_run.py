@@ -16,8 +16,10 @@ from prefopt.stages.judge.judge import STAGE as JUDGE
 from prefopt.stages.rank.rank import STAGE as RANK
 from prefopt.stages.running import Done
 from prefopt.stages.select.select import STAGE as SELECT
-from prefopt.stages.stage import Context, Stage, StageFolder, StageOutput
+from prefopt.stages.stage import Stage
 from prefopt.stages.weight.weight import STAGE as WEIGHT
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder, StageOutput
 from prefopt.tables.records import Row, make_table, write_json
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -86,7 +88,7 @@ class _Home:
             "seed": 1234 + stage.number,
             "rows_in": rows_in,
         }
-        target.finish(stage, output, about)
+        target.finish(stage.name, output, about)
         return Done(f"{stage.number:064d}", target)
 
     def chains(

@@ -7,7 +7,8 @@ import pytest
 from prefopt.report.load import load_run
 from prefopt.report.rounds import rounds
 from prefopt.report.tournaments import MOST_PROMPTS, _figures, comparisons
-from prefopt.tables.records import read_table, rows_of
+from prefopt.tables.records import rows_of
+from prefopt.tables.table_rows import read_table
 
 
 def _tables(folder):

@@ -11,7 +11,7 @@ from prefopt.report.summary import print_summary, summarize
 from prefopt.report.verdict import verdict, warnings_of
 from prefopt.stages.evaluate.figures import pair_figures, sample_figures
 from prefopt.stages.running import Done
-from prefopt.stages.stage import StageFolder, StageOutput
+from prefopt.tables.folder import StageFolder, StageOutput
 from prefopt.tables.records import make_table, write_json
 
 Z = 1.959963984540054
@@ -47,7 +47,7 @@ def _finish(path, name, rows, quality, rows_in=None, dropped=None):
     folder.timings.append({"what": "stage", "seconds": 1.5})
     folder.timings.append({"what": "a part", "seconds": 9.0})
     output = StageOutput(make_table(rows), dropped or {}, quality)
-    folder.finish(BY_NAME[name], output, {"key": str(path), "rows_in": rows_in, "seed": 3})
+    folder.finish(name, output, {"key": str(path), "rows_in": rows_in, "seed": 3})
     return Done(str(path), folder)
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from prefopt.core.errors import PrefoptError
 from prefopt.scoring.store import VALUES, ReferenceStore, StoreKey, row_key
-from prefopt.tables.records import file_digest, make_table, read_table, rows_of, write_table
+from prefopt.tables.records import file_digest, make_table, rows_of, write_table
+from prefopt.tables.table_rows import read_table
 
 KEY = StoreKey(model="a" * 64, tokenizer="b" * 64, chat_template="c" * 64, max_length=128, dtype="float32")
 

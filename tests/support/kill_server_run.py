@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 from prefopt.engines.client import ServerSettings
-from prefopt.stages.sample.sample import SampleConfig, sample
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.stages.sample.sample import sample
+from prefopt.stages.sample.settings import SampleConfig
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import make_table, write_table
 
 

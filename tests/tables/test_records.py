@@ -18,13 +18,13 @@ from prefopt.tables.records import (
     digest,
     file_digest,
     make_table,
-    read_table,
     require,
     rows_of,
     to_json,
     write_json,
     write_table,
 )
+from prefopt.tables.table_rows import read_table
 
 Row = dict[str, Any]
 texts = st.text(st.characters(codec="utf-8"), max_size=8)

@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from prefopt.tables import records, table_rows
-from prefopt.tables.records import make_table, read_table, rows_of, write_table
-from prefopt.tables.table_rows import TableRows, has_stored_types, joined_tables, part_table, with_columns
+from prefopt.tables.records import make_table, rows_of, write_table
+from prefopt.tables.table_rows import (
+    TableRows,
+    has_stored_types,
+    joined_tables,
+    part_table,
+    read_table,
+    with_columns,
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,7 @@ def test_a_table_read_by_mapping_is_the_table(table, tmp_path, monkeypatch, file
     for path in paths:
         write_table(table, path)
     read = read_table(paths)
-    monkeypatch.setattr(records, "MAPPED_ROWS", 1)
+    monkeypatch.setattr(table_rows, "MAPPED_ROWS", 1)
     monkeypatch.setattr(table_rows, "BATCH_ROWS", 64)
     mapped = read_table(paths)
     assert mapped.data.table.schema == read.data.table.schema

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
-from prefopt.tools.check.check import CheckConfig, check, write_check
+from prefopt.tools.check.check import check, write_check
 from prefopt.tools.check.findings import FINDINGS
 from prefopt.tools.check.near import bands, jaccard, near_groups, shingles
+from prefopt.tools.check.settings import CheckConfig
 
 WORDS = [
     "amber",

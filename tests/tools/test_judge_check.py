@@ -12,7 +12,7 @@ import prefopt.tools.judge_check as judge_check_module
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
 from prefopt.judges import Verdict
-from prefopt.stages.stage import Context
+from prefopt.tables.context import Context
 from prefopt.tools.judge_check import JudgeCheckConfig, judge_check, print_judge_check, write_judge_check
 
 SLOPE, BIAS = 1.5, 1.0

@@ -25,12 +25,15 @@ from prefopt.scoring.reward import (
     outputs,
     read_all,
 )
-from prefopt.stages.judge.judge import JudgeConfig, judge
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.stages.judge.judge import judge
+from prefopt.stages.judge.settings import JudgeConfig
 from prefopt.stages.train.settings import trainer_settings
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import make_table, rows_of, write_table
 from prefopt.tools.reward.reward_figures import held_out_figures
-from prefopt.tools.reward.train_reward import RewardConfig, train_reward
+from prefopt.tools.reward.settings import RewardConfig
+from prefopt.tools.reward.train_reward import train_reward
 from prefopt.training.callbacks import Bar
 from prefopt.training.collate import compact
 from prefopt.training.reward_trainer import RewardExample, RewardTrainer

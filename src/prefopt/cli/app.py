@@ -101,9 +101,10 @@ def inspect_command(
     max_length: Annotated[int, typer.Option(help="truncation, tokens")] = 1024,
 ) -> None:
     """Print a row as the model sees it: tokens, mask, which tokens count."""
-    from prefopt.models.load import load_tokenizer, resolve_model
+    from prefopt.models.find import resolve_model
+    from prefopt.models.load import load_tokenizer
     from prefopt.stages.alone import open_input
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
     from prefopt.tables.records import rows_of
     from prefopt.tools.inspect import describe_row
 
@@ -121,7 +122,8 @@ def check_command(
 ) -> None:
     """Look for repeated, empty, contradictory, contaminated rows and more; settings by --key value (docs/checking.md)."""
     from prefopt.core.settings import parse_config, parse_overrides
-    from prefopt.tools.check.check import CheckConfig, check, print_check, write_check
+    from prefopt.tools.check.check import check, print_check, write_check
+    from prefopt.tools.check.settings import CheckConfig
 
     config = parse_config(CheckConfig, parse_overrides(context.args), "prefopt check")
     result = check(file, config, test=test)
@@ -152,7 +154,7 @@ def judge_check_command(
     """Measure a pairwise judge on labelled pairs: --judge KIND, --judge.key value (docs/checking.md)."""
     from prefopt.core.settings import parse_config, parse_overrides
     from prefopt.stages.rank.estimate import judge_words
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
     from prefopt.tools.judge_check import JudgeCheckConfig, judge_check, print_judge_check, write_judge_check
 
     words, _ = judge_words(context.args)

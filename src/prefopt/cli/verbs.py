@@ -46,7 +46,7 @@ def run_verb(
     from prefopt.core.settings import load_yaml, merge, parse_config, parse_overrides
     from prefopt.stages.alone import run_alone
     from prefopt.stages.rank.estimate import judge_words
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
     file, model, seed, strict, retry_failed = options
     stage = stage_of(verb)
@@ -74,7 +74,7 @@ def run_verb(
 def _print_estimate(config: Any, source: str, seed: int) -> None:
     from prefopt.stages.alone import open_input
     from prefopt.stages.rank.estimate import estimate, show_estimate
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
     from prefopt.tables.records import rows_of
 
     context = Context(seed=seed)
@@ -98,7 +98,7 @@ def _reward_base(model: str | None, source: str, output: Path, seed: int) -> Pat
 def _verb_inputs(stage: Stage, config: Config, seed: int, strict: bool) -> dict[str, Any]:
     """`evaluate` alone reads its test prompts here; in a run the pipeline does."""
     from prefopt.stages.data.data import data
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
     test = getattr(config, "data", None) if stage.name == "evaluate" else None
     return {"prompts": data(None, test, Context(seed=seed, strict=strict)).table} if test else {}
@@ -118,7 +118,7 @@ def _section(settings: dict[str, Any], stage: Stage) -> dict[str, Any]:
 def _model_path(model: str | None) -> Path | None:
     if model is None:
         return None
-    from prefopt.models.load import resolve_model
+    from prefopt.models.find import resolve_model
 
     return resolve_model(model)
 

@@ -8,7 +8,7 @@ asked call by call (a server) is a `RowEngine`: each row has its own seed and is
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -175,3 +175,11 @@ def open_engine(
 def batch_seed(seed: int, label: str, index: int) -> int:
     """Seed (31 bits) of batch (or row) `index` of the pass `label` in a stage with `seed`."""
     return int(digest(seed, label, index)[:8], 16) & 0x7FFFFFFF
+
+
+def until_stop(ids: Sequence[int], stops: frozenset[int]) -> Iterator[int]:
+    """The ids up to and with the first end token."""
+    for token in ids:
+        yield token
+        if token in stops:
+            return

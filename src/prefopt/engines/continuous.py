@@ -7,25 +7,30 @@ with it the last bits of their logits. So a resumed run may sample otherwise, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from prefopt.core.errors import PrefoptError
-from prefopt.engines import Sampling
+from prefopt.engines import Sampling, until_stop
 from prefopt.models.quiet import seeded
-
-if TYPE_CHECKING:
-    from prefopt.engines.transformers_engine import TransformersEngine
 
 PAGE = 256  # tokens of a page of the cache, transformers' default
 CPU_PAGES = 256  # pages of the cache on a CPU, where transformers would size it by the memory of a GPU
 CPU_BATCH_TOKENS = 1024  # tokens of one forward pass there
 
 
+class Loaded(Protocol):
+    """What is wanted of an engine: its model, its end tokens and its padding token."""
+
+    model: PreTrainedModel
+    stops: frozenset[int]
+    pad: int
+
+
 def write_batch(
-    engine: TransformersEngine,
+    engine: Loaded,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     seed: int,
@@ -36,8 +41,6 @@ def write_batch(
     Raises:
         PrefoptError: this version or model cannot do it.
     """
-    from prefopt.engines.transformers_engine import until_stop
-
     try:
         from transformers import ContinuousBatchingConfig
     except ImportError:
@@ -61,7 +64,7 @@ def write_batch(
 
 
 def _batch(
-    engine: TransformersEngine,
+    engine: Loaded,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     max_new_tokens: int,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.engines import Completion, Refusal, RowEngine, Sampling
-from prefopt.stages.stage import StageFolder, progress
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.journal import Journal
+from prefopt.tables.progress import progress
 from prefopt.tables.records import Row
 
 

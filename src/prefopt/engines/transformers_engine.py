@@ -10,7 +10,7 @@ Shapes: B rows alive, P padded prompt length (left padding), V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTra
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefopt.core.errors import PrefoptError
-from prefopt.engines import Completion, Dtype, EngineOptions, Sampling
+from prefopt.engines import Completion, Dtype, EngineOptions, Sampling, until_stop
 from prefopt.models.load import default_device, load_model, load_tokenizer
 from prefopt.models.quiet import seeded
 from prefopt.models.template import decode_completion, encode_prompt, stop_ids
@@ -308,11 +308,3 @@ def _generate(
         )
     new = output[:, ids.shape[1] :].tolist()
     return [list(until_stop(row[:budget], engine.stops)) for row, budget in zip(new, budgets, strict=True)]
-
-
-def until_stop(ids: Sequence[int], stops: frozenset[int]) -> Iterator[int]:
-    """The ids up to and with the first end token."""
-    for token in ids:
-        yield token
-        if token in stops:
-            return

@@ -21,7 +21,7 @@ from prefopt.tables.records import file_digest
 from prefopt.verify import VerifyConfig
 
 if TYPE_CHECKING:
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
     from prefopt.tables.records import Row
 
 # name -> (module, what to install when its import fails)
@@ -174,7 +174,8 @@ def judge_files(config: PairwiseJudgeConfig) -> list[str]:
     """
     found = []
     if config.model is not None:
-        from prefopt.models.load import model_digest, resolve_model
+        from prefopt.models.find import resolve_model
+        from prefopt.models.load import model_digest
 
         found.append(model_digest(resolve_model(config.model)))
     if config.prompt is not None:

@@ -20,7 +20,7 @@ from prefopt.tables.records import digest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
 # how tokenizers write a blank before a letter: GPT-2's and SentencePiece's marks, and the blank itself
 BLANKS = "Ġ▁ "

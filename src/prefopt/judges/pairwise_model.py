@@ -12,7 +12,7 @@ from prefopt.judges.prompt import prompt_text
 from prefopt.judges.reward_model import model_path, sigmoid
 
 if TYPE_CHECKING:
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
 
 class PairwiseModelJudge:

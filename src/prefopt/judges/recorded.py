@@ -18,7 +18,7 @@ from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, Winner
 from prefopt.tables.records import Row
 
 if TYPE_CHECKING:
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
 MAJORITY = "majority"
 COLUMNS = {"rank": -1.0, "score": 1.0, "is_correct": 1.0}  # sign that makes the higher value the better

@@ -12,7 +12,7 @@ from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, winner_of
 from prefopt.tables.records import digest
 
 if TYPE_CHECKING:
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
 
 class RewardScorer:
@@ -107,7 +107,7 @@ def model_path(config: PairwiseJudgeConfig) -> Path:
     Raises:
         PrefoptError: it is not set, or there is no such model.
     """
-    from prefopt.models.load import resolve_model
+    from prefopt.models.find import resolve_model
 
     if config.model is None:
         raise PrefoptError(f"judge {config.kind}: no model; set judge.model to a directory or a hub name")

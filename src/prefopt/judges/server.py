@@ -18,12 +18,12 @@ from prefopt.engines.client import GAVE_UP, NO_ROOM, ChatClient, ChatReply, Chat
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
 from prefopt.judges.parse import parse_verdict
 from prefopt.judges.prompt import REASONED, load_prompt, texts_of
-from prefopt.stages.stage import WORK
+from prefopt.tables.folder import WORK
 from prefopt.tables.journal import Journal
 from prefopt.tables.records import digest
 
 if TYPE_CHECKING:
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
 AGAIN_TEMPERATURE = 0.5
 JOURNAL = "judge-journal.jsonl"

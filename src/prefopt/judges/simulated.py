@@ -17,7 +17,7 @@ from prefopt.judges import Comparison, PairwiseJudgeConfig, SimulatedSettings, V
 from prefopt.tables.records import Row, to_json
 
 if TYPE_CHECKING:
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
 NORMAL = NormalDist()
 

@@ -9,7 +9,7 @@ from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
 from prefopt.verify import VerifyConfig, answer_classes, extract_answer, gold_answer
 
 if TYPE_CHECKING:
-    from prefopt.stages.stage import Context
+    from prefopt.tables.context import Context
 
 
 class VerifierJudge:

@@ -52,7 +52,7 @@ def base_of(path: Path) -> Path:
     Raises:
         PrefoptError: the config names none, or it is not found.
     """
-    from prefopt.models.load import resolve_model
+    from prefopt.models.find import resolve_model
 
     name = adapter_settings(path).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.core.errors import PrefoptError
 from prefopt.models.load import no_progress_bar
-from prefopt.stages.stage import progress
+from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest, rows_of, write_json
 
 if TYPE_CHECKING:
@@ -172,8 +172,6 @@ def warm_up(
     Raises:
         PrefoptError: steps, but no answer.
     """
-    from prefopt.scoring.logprobs import token_logps
-
     if steps == 0:
         return []
     sequences = _encode(tokenizer, answers)
@@ -185,7 +183,7 @@ def warm_up(
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(step, steps)
-            loss = -torch.cat(token_logps(model, next(batches))).mean()
+            loss = _answer_loss(model, next(batches))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
@@ -194,6 +192,19 @@ def warm_up(
             advance(1)
     model.eval()
     return losses
+
+
+def _answer_loss(model: LlamaForCausalLM, batch: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """Mean loss of the answers' tokens, nats; rows are padded on the right."""
+    longest = max(len(prompt) + len(answer) for prompt, answer in batch)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    for place, (prompt, answer) in enumerate(batch):
+        end = len(prompt) + len(answer)
+        ids[place, :end] = torch.tensor(prompt + answer)
+        labels[place, len(prompt) : end] = torch.tensor(answer)
+    logits = model(input_ids=ids).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
 
 
 def _encode(

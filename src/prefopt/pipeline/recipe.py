@@ -11,15 +11,15 @@ from pydantic import Field
 
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.settings import Config, load_yaml, merge, parse_config
-from prefopt.stages.data.data import DataConfig
-from prefopt.stages.evaluate.evaluate import EvaluateConfig
-from prefopt.stages.judge.judge import JudgeConfig
-from prefopt.stages.rank.rank import RankConfig
-from prefopt.stages.reference.reference import ReferenceConfig
-from prefopt.stages.sample.sample import SampleConfig
-from prefopt.stages.select.select import SelectConfig
-from prefopt.stages.train.train import TrainConfig
-from prefopt.stages.weight.weight import WeightConfig
+from prefopt.stages.data.settings import DataConfig
+from prefopt.stages.evaluate.settings import EvaluateConfig
+from prefopt.stages.judge.settings import JudgeConfig
+from prefopt.stages.rank.settings import RankConfig
+from prefopt.stages.reference.settings import ReferenceConfig
+from prefopt.stages.sample.settings import SampleConfig
+from prefopt.stages.select.settings import SelectConfig
+from prefopt.stages.train.settings import TrainConfig
+from prefopt.stages.weight.settings import WeightConfig
 
 ARM_KEYS = (
     *("sample", "judge", "rank", "reference", "select", "weight", "train", "evaluate"),
@@ -68,6 +68,10 @@ class Recipe(Config):
     train: TrainConfig | None = TrainConfig()
     evaluate: EvaluateConfig | None = EvaluateConfig()
     arms: dict[str, dict[str, Any]] = Field({}, description="named overrides; the last one is the main arm")
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, as plain data."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 def packaged_recipes() -> dict[str, Path]:

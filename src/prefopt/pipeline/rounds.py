@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
 from prefopt.stages.sample.sources import named, sources_of
+from prefopt.stages.train.settings import FIXED, TRAINED
 
 if TYPE_CHECKING:
     from prefopt.pipeline.recipe import Recipe
-    from prefopt.stages.sample.sample import SampleConfig
-
-TRAINED = "model"  # directory of a trained model within 07-train
-FIXED = "fixed_reference"  # input of 07-train: rewards do not begin at 0
+    from prefopt.stages.sample.settings import SampleConfig
 
 
 @dataclass(frozen=True)

@@ -13,25 +13,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
+from prefopt.pipeline.obstacles import check_losses, check_served
 from prefopt.pipeline.recipe import BASE, Recipe, resolve_arms
 from prefopt.pipeline.rounds import Round, check_rounds, round_home, train_inputs
 from prefopt.stages.data import data
 from prefopt.stages.evaluate import evaluate
-from prefopt.stages.evaluate.served import check_served
 from prefopt.stages.judge import judge
 from prefopt.stages.rank import rank
 from prefopt.stages.reference import reference
-from prefopt.stages.running import Done, Run, execute, stage_seed
+from prefopt.stages.running import Done, Ledger, execute, stage_seed
 from prefopt.stages.sample import sample
 from prefopt.stages.select import select
-from prefopt.stages.stage import Context, Stage
+from prefopt.stages.stage import Stage
 from prefopt.stages.train import train
 from prefopt.stages.weight import weight
+from prefopt.tables.context import Context
 from prefopt.tables.records import digest, write_json
 
 STAGES: tuple[Stage, ...] = (
@@ -55,6 +57,16 @@ SKIPPED_BY_KIND = {
 }
 
 
+@dataclass(kw_only=True)
+class Run(Ledger):
+    """State of one `run`: the folder, the recipe and the model that all arms start from."""
+
+    root: Path
+    recipe: Recipe
+    strict: bool = False
+    model: Path = Path()
+
+
 def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: bool = False) -> dict[str, Any]:
     """Run all arms of a recipe; returns what `summary.json` says.
 
@@ -68,7 +80,7 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: boo
 
     start = time.perf_counter()
     arms = resolve_arms(recipe)
-    state = Run(output, recipe, strict, retry_failed)
+    state = Run(root=output, recipe=recipe, strict=strict, retry_failed=retry_failed)
     source = _run_data(state)
     found = source.folder.manifest or {}
     check_losses(arms, found["quality"]["kind"])
@@ -127,13 +139,6 @@ def _evaluate_all(
     }
 
 
-def check_losses(arms: Mapping[str, Recipe], kind: str) -> None:
-    """Raise `PrefoptError`, before anything is computed, where the data is unpaired and an arm's loss reads pairs."""
-    for name, arm in arms.items():
-        if kind == "unpaired" and arm.train is not None and arm.train.loss_sum.kind != "unpaired":
-            raise PrefoptError(f"arm {name!r}: {train.PAIRS_WANTED}")
-
-
 def _run_data(state: Run) -> Done:
     config = state.recipe.data
     if config.path is None:
@@ -149,7 +154,8 @@ def _run_data(state: Run) -> Done:
 
 def _prepare_model(state: Run, source: Done) -> None:
     """Resolve the model directory; `tiny` is built from the run's own texts in `00-model`."""
-    from prefopt.models.load import model_digest, resolve_model
+    from prefopt.models.find import resolve_model
+    from prefopt.models.load import model_digest
 
     if state.recipe.model == "tiny":
         from prefopt.models.tiny import build_tiny_for

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.core.errors import PrefoptError
-from prefopt.stages.stage import StageFolder
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import Row, rows_of
 
 

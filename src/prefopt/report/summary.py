@@ -4,19 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prefopt.report.verdict import arm_name, smoke_note, verdict, warnings_of
 from prefopt.rules.intervals import share_interval
 from prefopt.stages.evaluate.figures import against, change, pair_margin
-from prefopt.stages.stage import StageFolder
-from prefopt.tables.records import Row, read_table, rows_of
+from prefopt.tables.folder import StageFolder
+from prefopt.tables.records import Row, rows_of
+from prefopt.tables.table_rows import read_table
 
 if TYPE_CHECKING:
-    from prefopt.pipeline.recipe import Recipe
     from prefopt.stages.running import Done
 
 BASE = "base"
+
+
+class Described(Protocol):
+    """What a summary says of the recipe."""
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+
+    @property
+    def about(self) -> str:
+        """One sentence for the report."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the whole run."""
+
+    @property
+    def model(self) -> str:
+        """The model as it was named."""
+
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, as plain data."""
+
+
 Summary = dict[str, Any]
 Chain = Mapping[str, "Done"]
 # columns of 08's table that the comparisons read; texts stay on disk
@@ -26,7 +51,7 @@ COMPARED = ("kind", "mode", "id", "prompt_id", "completion_index", "is_correct",
 
 def summarize(
     output: Path,
-    recipe: Recipe,
+    recipe: Described,
     chains: Mapping[str, Chain],
     evaluated: Mapping[str, Done],
     seconds: float,
@@ -73,7 +98,7 @@ def summarize(
     }
     summary["stage_seconds"] = _stage_seconds(output, {**folders, **earlier})
     summary["failed"] = _failed(output, {**folders, **earlier})
-    summary["settings"] = recipe.model_dump(mode="json", exclude_unset=True)
+    summary["settings"] = recipe.given()
     return summary
 
 
@@ -262,7 +287,7 @@ def _number(path: Path) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    from prefopt.stages.stage import StageFolder
+    from prefopt.tables.folder import StageFolder
 
     return StageFolder(path.parent).manifest or {}
 

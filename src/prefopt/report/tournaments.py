@@ -8,7 +8,8 @@ from typing import Any
 from prefopt.core.errors import PrefoptError
 from prefopt.report.load import RunData
 from prefopt.report.text import hundredths, number, percent, plain
-from prefopt.tables.records import Row, read_table, rows_of
+from prefopt.tables.records import Row, rows_of
+from prefopt.tables.table_rows import read_table
 
 MOST_PROMPTS = 12
 MOST_ANSWERS = 12  # of a prompt; of more, the first and the last six by rank

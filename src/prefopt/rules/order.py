@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefopt.tables.lazy import Lazy
+from prefopt.core.lazy import Lazy
 
 
 class Picked(Lazy[str]):

@@ -24,8 +24,8 @@ from prefopt.scoring.stored_rows import (
     make_lines,
     write_lines,
 )
-from prefopt.tables.records import Row, digest, read_table, write_json
-from prefopt.tables.table_rows import TableRows
+from prefopt.tables.records import Row, digest, write_json
+from prefopt.tables.table_rows import TableRows, read_table
 
 FORMAT = 1
 HEADER = "store.json"

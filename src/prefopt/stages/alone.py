@@ -11,8 +11,11 @@ from prefopt import __version__
 from prefopt.core.errors import PrefoptError
 from prefopt.stages.data import data
 from prefopt.stages.running import run_stage, way_of
-from prefopt.stages.stage import Context, Stage, StageFolder, StageOutput
-from prefopt.tables.records import digest, file_digest, is_ours, read_table
+from prefopt.stages.stage import Stage
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder, StageOutput
+from prefopt.tables.records import digest, file_digest, is_ours
+from prefopt.tables.table_rows import read_table
 
 
 def run_alone(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
-from prefopt.pipeline.recipe import Recipe
-from prefopt.stages.stage import Context, Stage, StageFolder, StageOutput
+from prefopt.stages.stage import Stage
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder, StageOutput
 from prefopt.tables.records import digest, require
 
 if TYPE_CHECKING:
@@ -25,16 +26,12 @@ class Done:
     folder: StageFolder
 
 
-@dataclass
-class Run:
-    """State of one `run`: the folder, the model and every finished stage by key of its work."""
+@dataclass(kw_only=True)
+class Ledger:
+    """Every finished stage by key of its work, and what all stages of a run have in common."""
 
-    root: Path
-    recipe: Recipe
-    strict: bool
     retry_failed: bool = False
     reopened: bool = False  # a stage was: what follows has another input and is done anew
-    model: Path = Path()
     model_key: str = ""
     done: dict[str, Done] = field(default_factory=dict)
 
@@ -45,7 +42,7 @@ def stage_seed(seed: int, name: str) -> int:
 
 
 def execute(
-    state: Run,
+    state: Ledger,
     stage: Stage,
     config: Any,
     home: Path,
@@ -117,7 +114,7 @@ def run_stage(
     context = Context(context.seed, context.model, folder, context.strict, context.inputs)
     with folder.timed("stage"):
         output = stage.run(table, config, context)
-    folder.finish(stage, output, {
+    folder.finish(stage.name, output, {
         **about,
         "config": config.model_dump(mode="json"),
         "seed": context.seed,

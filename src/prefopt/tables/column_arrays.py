@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefopt.core.errors import PrefoptError
-from prefopt.tables.lazy import Lazy
+from prefopt.core.lazy import Lazy
 from prefopt.tables.records import Row
 from prefopt.tables.table_rows import TableRows
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 MARK = {b"prefopt": b"table 1"}
 GROUP_ROWS = 2**13  # rows of a group of a Parquet file
-MAPPED_ROWS = 2**13  # from here on a table that is read lies on a mapped file
 
 
 def to_json(value: Any) -> str:
@@ -185,25 +184,6 @@ def is_ours(path: Path) -> bool:
     except (pa.ArrowInvalid, OSError) as error:
         raise PrefoptError(f"{path}: not a readable Parquet file ({str(error).splitlines()[0]})") from None
     return MARK.items() <= found.items()
-
-
-def read_table(paths: Path | Sequence[Path]) -> Dataset:
-    """Read one or several Parquet files written by `write_table` (or any Parquet with these columns)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    files = [paths] if isinstance(paths, Path) else list(paths)
-    try:
-        if sum(pq.read_metadata(path).num_rows for path in files) >= MAPPED_ROWS:
-            from prefopt.tables.table_rows import mapped_files
-
-            return as_dataset(mapped_files(files))
-        tables = [pq.read_table(path) for path in files]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PrefoptError(
-            f"{files[0]}: not a readable Parquet file ({str(error).splitlines()[0]})"
-        ) from None
-    return as_dataset(pa.concat_tables(tables, promote_options="permissive").combine_chunks())
 
 
 class atomic_file:

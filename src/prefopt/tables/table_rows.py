@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from prefopt.core.errors import PrefoptError
 from prefopt.tables.columns import COLUMNS, arrow_type
 from prefopt.tables.records import Row, as_dataset, decode_rows, make_table
 
@@ -22,8 +23,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
 Kept = Sequence[bool] | NDArray[np.bool_]  # [N], of the rows of a table
 # rows that are decoded at a time when all are walked through
+MAPPED_ROWS = 2**13  # from here on a table that is read lies on a mapped file
+
+
 CHUNK_ROWS = 256
 # rows of a Parquet file that are decoded at a time on the way to a mapped one
 BATCH_ROWS = 2**11
@@ -188,3 +196,20 @@ def regrouped(parts: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
 def part_table(rows: Sequence[Row], names: Sequence[str]) -> pa.Table:
     """A table of `names` alone; where a row lacks one, it is null."""
     return make_table([{name: row.get(name) for name in names} for row in rows], names).data.table
+
+
+def read_table(paths: Path | Sequence[Path]) -> Dataset:
+    """Read one or several Parquet files written by `write_table` (or any Parquet with these columns)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    try:
+        if sum(pq.read_metadata(path).num_rows for path in files) >= MAPPED_ROWS:
+            return as_dataset(mapped_files(files))
+        tables = [pq.read_table(path) for path in files]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PrefoptError(
+            f"{files[0]}: not a readable Parquet file ({str(error).splitlines()[0]})"
+        ) from None
+    return as_dataset(pa.concat_tables(tables, promote_options="permissive").combine_chunks())

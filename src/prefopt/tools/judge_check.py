@@ -19,11 +19,12 @@ from prefopt.judges import PairwiseJudgeConfig, open_judge
 from prefopt.rules.content import text_of
 from prefopt.rules.intervals import share_interval
 from prefopt.rules.tournament import Final, Moves, Outcome
-from prefopt.stages.data.data import DataConfig, data
+from prefopt.stages.data.data import data
+from prefopt.stages.data.settings import DataConfig
 from prefopt.stages.rank.comparer import Comparer, Contest, Played
 from prefopt.stages.rank.quality import call_rates, kappa
 from prefopt.stages.rank.verdict_journal import VerdictJournal
-from prefopt.stages.stage import Context
+from prefopt.tables.context import Context
 from prefopt.tables.records import Row, digest, make_table, rows_of, write_json, write_table
 
 SIDES = ("chosen", "rejected")

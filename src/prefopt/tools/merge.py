@@ -18,7 +18,8 @@ def merge_adapter(adapter: Path, output: Path, *, model: str | None = None) -> P
     """
     from prefopt.models.adapters import CONFIG, base_of, is_adapter, put_in
     from prefopt.models.card import base_licence, base_name
-    from prefopt.models.load import load_model, load_tokenizer, resolve_model
+    from prefopt.models.find import resolve_model
+    from prefopt.models.load import load_model, load_tokenizer
     from prefopt.models.output import write_model
 
     if not adapter.is_dir() or not is_adapter(adapter):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from prefopt.tables.lazy import Lazy
+from prefopt.core.lazy import Lazy
 from prefopt.tables.table_rows import mapped
 from prefopt.training.collate import PAIR_ROLES, UNPAIRED_ROLES, Example
 

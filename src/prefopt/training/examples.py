@@ -11,8 +11,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.lazy import Lazy
 from prefopt.models.template import Unfit, encode_answer, encode_pair
-from prefopt.tables.lazy import Lazy
 from prefopt.training.collate import PAIR_ROLES, Example, compact
 
 Row = Mapping[str, Any]

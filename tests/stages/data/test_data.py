@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
-from prefopt.stages.data.data import STAGE, DataConfig, data, source_digest
+from prefopt.stages.data.data import STAGE, data, source_digest
 from prefopt.stages.data.reading.checks import NUMBERS
-from prefopt.stages.stage import Context, StageOutput
+from prefopt.stages.data.settings import DataConfig
 from prefopt.tables.columns import COLUMNS
-from prefopt.tables.records import Row, file_digest, make_table, read_table, rows_of, to_json, write_table
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageOutput
+from prefopt.tables.records import Row, file_digest, make_table, rows_of, to_json, write_table
+from prefopt.tables.table_rows import read_table
 
 U, A, S = (
     lambda text, role=role: {"role": role, "content": text} for role in ("user", "assistant", "system")

@@ -14,14 +14,17 @@ from prefopt.models.template import encode_pair
 from prefopt.recipes.quickstart.task import parse
 from prefopt.rules.intervals import mcnemar, paired_difference, wilson
 from prefopt.scoring.logprobs import score
-from prefopt.stages.data.data import DataConfig
-from prefopt.stages.evaluate.evaluate import ADDS, EvaluateConfig, evaluate
+from prefopt.stages.data.settings import DataConfig
+from prefopt.stages.evaluate.evaluate import ADDS, evaluate
 from prefopt.stages.evaluate.figures import against, pair_correct, pair_figures, pair_margin
-from prefopt.stages.reference.reference import ReferenceConfig, reference
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.stages.evaluate.settings import EvaluateConfig
+from prefopt.stages.reference.reference import reference
+from prefopt.stages.reference.settings import ReferenceConfig
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import make_table, rows_of
 
-BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
+BASE = Path(str(resources.files("prefopt.recipes"))) / "quickstart" / "base"
 EXPRESSIONS = ["12+7*3", "5+5+5", "9*9-1", "40-13+2", "3*4*5", "7+8-9"]
 
 

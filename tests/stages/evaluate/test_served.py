@@ -10,8 +10,9 @@ from prefopt.core.settings import parse_config
 from prefopt.pipeline.recipe import Recipe
 from prefopt.pipeline.run import run
 from prefopt.stages.alone import run_alone
-from prefopt.stages.evaluate.evaluate import STAGE, EvaluateConfig, evaluate
-from prefopt.stages.stage import Context
+from prefopt.stages.evaluate.evaluate import STAGE, evaluate
+from prefopt.stages.evaluate.settings import EvaluateConfig
+from prefopt.tables.context import Context
 from prefopt.tables.records import make_table, rows_of
 
 

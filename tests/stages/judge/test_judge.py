@@ -6,9 +6,11 @@ import pytest
 
 from prefopt.core.errors import PrefoptError
 from prefopt.rules.intervals import wilson
-from prefopt.stages.data.data import DataConfig, data
-from prefopt.stages.judge.judge import ADDS, STAGE, JudgeConfig, judge, prompt_statistics
-from prefopt.stages.stage import Context
+from prefopt.stages.data.data import data
+from prefopt.stages.data.settings import DataConfig
+from prefopt.stages.judge.judge import ADDS, STAGE, judge, prompt_statistics
+from prefopt.stages.judge.settings import JudgeConfig
+from prefopt.tables.context import Context
 from prefopt.tables.records import make_table, rows_of
 from prefopt.verify import VerifyConfig
 

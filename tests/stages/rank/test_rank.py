@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
-from prefopt.stages.rank.rank import ADDS, STAGE, RankConfig, rank
-from prefopt.stages.stage import Context
+from prefopt.stages.rank.rank import ADDS, STAGE, rank
+from prefopt.stages.rank.settings import RankConfig
+from prefopt.tables.context import Context
 from prefopt.tables.records import make_table, rows_of
 
 

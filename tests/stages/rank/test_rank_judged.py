@@ -9,9 +9,11 @@ from prefopt.cli.app import app
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
 from prefopt.stages.rank.estimate import estimate, judge_words
-from prefopt.stages.rank.rank import RankConfig, rank
-from prefopt.stages.stage import Context
-from prefopt.tables.records import make_table, read_table, rows_of
+from prefopt.stages.rank.rank import rank
+from prefopt.stages.rank.settings import RankConfig
+from prefopt.tables.context import Context
+from prefopt.tables.records import make_table, rows_of
+from prefopt.tables.table_rows import read_table
 
 
 def tournament(number, models="abcde"):

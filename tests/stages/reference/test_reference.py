@@ -17,8 +17,10 @@ from prefopt.models.tiny import make_tokenizer
 from prefopt.scoring.logprobs import completion_logps
 from prefopt.scoring.store import ReferenceStore, row_key
 from prefopt.stages.reference import reference as stage
-from prefopt.stages.reference.reference import ADDS, KL_ADDS, STAGE, ReferenceConfig, reference
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.stages.reference.reference import ADDS, KL_ADDS, STAGE, reference
+from prefopt.stages.reference.settings import ReferenceConfig
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import file_digest, make_table, rows_of
 
 
@@ -196,7 +198,7 @@ def test_the_stage_keeps_its_store(model, tmp_path):
     folder = StageFolder(tmp_path / "04-reference")
     folder.begin("key")
     output = run(ROWS, model, folder)
-    folder.finish(STAGE, output, {"key": "key"})
+    folder.finish(STAGE.name, output, {"key": "key"})
     store = ReferenceStore.load(folder.path / "store")
     assert store.key.digest == output.quality["store_key"]
     values = [{name: row[name] for name in ADDS} for row in rows_of(folder.table())]
@@ -244,7 +246,7 @@ def test_a_killed_pass_continues_with_the_same_bytes(model, tmp_path, monkeypatc
         folder.begin("key")
         store = {"store": str(tmp_path / name / "kept")} if external else {}
         output = run(rows, model, folder, **store)
-        folder.finish(STAGE, output, {"key": "key"})
+        folder.finish(STAGE.name, output, {"key": "key"})
 
     whole("calm")
     from prefopt.scoring import logprobs
@@ -362,7 +364,7 @@ def test_a_killed_pass_with_mismatched_completions_continues_with_the_same_bytes
     def whole(name):
         folder = StageFolder(tmp_path / name / "04-reference")
         folder.begin("key")
-        folder.finish(STAGE, run(SINGLES, model, folder, mismatched=True), {"key": "key"})
+        folder.finish(STAGE.name, run(SINGLES, model, folder, mismatched=True), {"key": "key"})
 
     whole("calm")
     own, calls = logprobs.score_cuts, []

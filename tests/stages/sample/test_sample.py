@@ -11,11 +11,13 @@ from prefopt.core.settings import parse_config
 from prefopt.engines import batch_seed
 from prefopt.engines.fake import FakeEngine
 from prefopt.recipes.quickstart.task import prompts as task_prompts
-from prefopt.stages.sample.sample import ADDS, STAGE, SampleConfig, sample
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.stages.sample.sample import ADDS, STAGE, sample
+from prefopt.stages.sample.settings import SampleConfig
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import make_table, rows_of
 
-BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
+BASE = Path(str(resources.files("prefopt.recipes"))) / "quickstart" / "base"
 FAKE = {"engine": "fake", "n": 4, "batch_size": 6}
 
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
-from prefopt.stages.select.select import STAGE, SelectConfig, select
-from prefopt.stages.stage import Context
+from prefopt.stages.select.select import STAGE, select
+from prefopt.stages.select.settings import SelectConfig
+from prefopt.tables.context import Context
 from prefopt.tables.records import make_table, rows_of
 
 

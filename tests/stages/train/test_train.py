@@ -23,9 +23,11 @@ from prefopt.models.load import load_model, load_tokenizer
 from prefopt.models.template import encode_pair
 from prefopt.recipes.quickstart.build import make_tokenizer
 from prefopt.scoring.logprobs import score
-from prefopt.stages.reference.reference import ReferenceConfig
-from prefopt.stages.stage import WORK, Context, StageFolder
-from prefopt.stages.train.train import STAGE, TrainConfig, train
+from prefopt.stages.reference.settings import ReferenceConfig
+from prefopt.stages.train.settings import TrainConfig
+from prefopt.stages.train.train import STAGE, train
+from prefopt.tables.context import Context
+from prefopt.tables.folder import WORK, StageFolder
 from prefopt.tables.records import make_table, rows_of
 
 SMALL = {

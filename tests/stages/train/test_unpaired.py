@@ -14,9 +14,11 @@ from prefopt.core.settings import parse_config
 from prefopt.pipeline.recipe import Recipe
 from prefopt.pipeline.run import run
 from prefopt.stages.evaluate.singles import auc, separation
-from prefopt.stages.select.select import SelectConfig, select
-from prefopt.stages.stage import Context
-from prefopt.tables.records import make_table, read_table, rows_of
+from prefopt.stages.select.select import select
+from prefopt.stages.select.settings import SelectConfig
+from prefopt.tables.context import Context
+from prefopt.tables.records import make_table, rows_of
+from prefopt.tables.table_rows import read_table
 
 
 def completions(count: int = 30) -> list[dict[str, Any]]:

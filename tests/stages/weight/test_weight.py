@@ -4,8 +4,9 @@ import pytest
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
-from prefopt.stages.stage import Context
-from prefopt.stages.weight.weight import STAGE, WeightConfig, weight
+from prefopt.stages.weight.settings import WeightConfig
+from prefopt.stages.weight.weight import STAGE, weight
+from prefopt.tables.context import Context
 from prefopt.tables.records import make_table, rows_of
 
 

@@ -12,12 +12,9 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError, nearest
-from prefopt.core.settings import Config
 from prefopt.stages.data.reading import readers
 from prefopt.stages.data.reading.checks import (
     NUMBERS,
@@ -34,8 +31,11 @@ from prefopt.stages.data.reading.dialogue import BadRow, turns
 from prefopt.stages.data.reading.files import plain
 from prefopt.stages.data.reading.formats import Format, detect, known_names
 from prefopt.stages.data.reading.naming import content_key, hold_out, name_rows
-from prefopt.stages.stage import Context, Stage, StageOutput
+from prefopt.stages.data.settings import DataConfig
+from prefopt.stages.stage import Stage
 from prefopt.tables.columns import COLUMNS
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageOutput
 from prefopt.tables.records import Row, digest, make_table, rows_of
 
 if TYPE_CHECKING:
@@ -57,36 +57,6 @@ _SETTLED_BY_KIND = {
     "pairs": ("chosen", "rejected", *NUMBERS),
     "unpaired": ("completion", "label", *SINGLE_NUMBERS),
 }
-
-
-class DataConfig(Config):
-    """Where the data is and how it is read."""
-
-    path: str | None = Field(
-        None,
-        description="data file (.jsonl .json .csv .tsv, also .gz; .parquet), builtin:NAME, or a hub name",
-    )
-    split: str | None = Field(
-        None, description="split of a hub data set (null = train), or key of a JSON object of arrays"
-    )
-    kind: Literal["auto", "prompts", "completions", "pairs", "unpaired"] = Field(
-        "auto", description="what the file holds: auto, prompts, completions, pairs or unpaired"
-    )
-    gold_model: str | None = Field(
-        "ground_truth", description="model whose completion is the gold solution, not a sample; null = none"
-    )
-    system: str | None = Field(
-        None, min_length=1, description="system message put before message prompts that have none"
-    )
-    heldout: float = Field(
-        0.1, ge=0, lt=1, description="share of prompts held out for evaluation, by hash of prompt and seed"
-    )
-    limit: int | None = Field(None, gt=0, description="read at most this many rows (null = all)")
-    columns: dict[str, str] = Field({}, description="your column names to ours, e.g. {question: prompt}")
-    chat: bool | None = Field(
-        None,
-        description="true: text prompts become a user message; false: the reverse; null: left as they are",
-    )
 
 
 def source_digest(config: DataConfig) -> str:

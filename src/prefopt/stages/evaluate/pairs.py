@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from prefopt.core.errors import PrefoptError
 from prefopt.stages.evaluate.columns import ADDS
 from prefopt.stages.evaluate.figures import pair_correct
-from prefopt.stages.stage import Context, map_parts
+from prefopt.tables.context import Context
+from prefopt.tables.folder import map_parts
 from prefopt.tables.records import Row
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import numpy as np
 from prefopt.core.errors import PrefoptError
 from prefopt.rules.content import text_of
 from prefopt.stages.evaluate.figures import TIE_NATS
-from prefopt.stages.stage import Context, map_parts
+from prefopt.tables.context import Context
+from prefopt.tables.folder import map_parts
 from prefopt.tables.records import Row
 
 PART_ROWS = 512  # completions lost at a kill; batches are cut within a part, so it also fixes the bytes

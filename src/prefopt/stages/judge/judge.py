@@ -9,18 +9,19 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
-from prefopt.core.settings import Config
 from prefopt.rules.intervals import entropy_nats, mean_pass_at_k, share_interval
+from prefopt.stages.judge.settings import JudgeConfig
 from prefopt.stages.sample.sample import length_figures
-from prefopt.stages.stage import Context, Stage, StageOutput, map_parts, progress
+from prefopt.stages.stage import Stage
 from prefopt.tables.columns import COLUMNS
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageOutput, map_parts
+from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, make_table, rows_of
-from prefopt.verify import VerifyConfig, answer_classes, extract_answer, gold_answer
+from prefopt.verify import answer_classes, extract_answer, gold_answer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,24 +32,6 @@ UNPARSED = -1
 STATISTICS = ("n", "n_correct", "n_incorrect", "n_unparsed", "n_distinct", "answer_entropy", "majority_share")
 ADDS = ("answer", "answer_class", "is_correct", "score", *STATISTICS)
 MOST_MODELS = 50  # models told apart in the figures
-
-
-class JudgeConfig(Config):
-    """Settings of the judge of single completions."""
-
-    kind: Literal["auto", "verifier", "recorded", "reward_model"] = Field(
-        "auto",
-        description="verifier: against gold answers; recorded: verdicts in the file; auto: gold answers where there are "
-        "any; reward_model: `score` is the reward of judge.model",
-    )
-    model: str | None = Field(
-        None, description="reward_model: directory or hub name of a scalar reward model"
-    )
-    batch_size: int = Field(16, ge=1, description="reward_model: texts of one forward pass")
-    max_length: int | None = Field(
-        None, ge=16, description="reward_model: longest text, tokens; null: the model's own limit"
-    )
-    verifier: VerifyConfig = Field(VerifyConfig(), description="how final answers are found and compared")  # type: ignore[call-arg]
 
 
 def judge(table: Dataset, config: JudgeConfig, context: Context) -> StageOutput:
@@ -86,7 +69,7 @@ def judge(table: Dataset, config: JudgeConfig, context: Context) -> StageOutput:
 
 def _scorer(config: JudgeConfig) -> RewardScorer:
     from prefopt.judges.reward_model import RewardScorer
-    from prefopt.models.load import resolve_model
+    from prefopt.models.find import resolve_model
 
     if config.model is None:
         raise PrefoptError(
@@ -258,7 +241,8 @@ def _by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _outside(config: JudgeConfig) -> list[str]:
-    from prefopt.models.load import model_digest, resolve_model
+    from prefopt.models.find import resolve_model
+    from prefopt.models.load import model_digest
 
     used = config.kind == "reward_model" and config.model is not None
     return [model_digest(resolve_model(str(config.model)))] if used else []

@@ -13,7 +13,7 @@ from typing import Any
 from prefopt.judges import TIE_BAND, Comparison, PairwiseJudge, Verdict, winner_of
 from prefopt.rules.tournament import FLIPPED, Final, Moves, Outcome, Pair
 from prefopt.stages.rank.verdict_journal import VerdictJournal
-from prefopt.stages.stage import progress
+from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest
 
 CHUNK = 256  # calls between two writes of the journal, for judges that keep no journal of their own

@@ -10,12 +10,12 @@ from prefopt.rules.content import text_of
 from prefopt.rules.tournament import least_comparisons, most_comparisons
 from prefopt.stages.rank.judged import FREE
 from prefopt.stages.rank.pairs import Tally, groups_of
-from prefopt.stages.stage import Context
+from prefopt.tables.context import Context
 from prefopt.tables.records import Row
 
 if TYPE_CHECKING:
     from prefopt.judges import PairwiseJudgeConfig
-    from prefopt.stages.rank.rank import RankConfig
+    from prefopt.stages.rank.settings import RankConfig
 
 CHARS_PER_TOKEN = 4.0  # English text
 VERDICT_TOKENS = 150  # of a judge that writes a few sentences before its verdict

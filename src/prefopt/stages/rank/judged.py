@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
-from prefopt.judges import open_judge
+from prefopt.judges import PairwiseJudgeConfig, open_judge
 from prefopt.rules.order import hash_order
 from prefopt.rules.standing import Standing, standing
 from prefopt.rules.tournament import (
@@ -22,11 +22,9 @@ from prefopt.stages.rank.comparer import Comparer, Contest, Played
 from prefopt.stages.rank.pairs import Group, Outcome
 from prefopt.stages.rank.quality import cycle_figures, quality_of, winner_agreement
 from prefopt.stages.rank.verdict_journal import VerdictJournal
-from prefopt.stages.stage import Context, StageFolder
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import Row, make_table, write_table
-
-if TYPE_CHECKING:
-    from prefopt.stages.rank.rank import RankConfig
 
 TOURNAMENTS: dict[str, Callable[..., Moves]] = {"ipr": ipr, "round_robin": round_robin, "knockout": knockout}
 JOURNAL = "verdicts.jsonl"
@@ -34,6 +32,42 @@ FILES = ("ranked.parquet", "verdicts.parquet", "verdict-timings.parquet")
 FREE = ("recorded", "simulated", "verifier")  # judges whose calls cost nothing
 ALL_VERDICTS = "winner by Copeland share of all known verdicts"
 CYCLE_PROMPTS = 200  # prompts of the round-robin sample that a free judge is given
+
+
+class Pairing(Protocol):
+    """The settings that strategies read (`RankConfig` has them, and reads the strategies' names)."""
+
+    @property
+    def chosen_strategy(self) -> str:
+        """Name of the strategy."""
+
+    @property
+    def judge(self) -> PairwiseJudgeConfig | None:
+        """The pairwise judge."""
+
+    @property
+    def judge_calls(self) -> int | None:
+        """Budget of calls."""
+
+    @property
+    def aggregate(self) -> Literal["copeland", "bradley_terry"]:
+        """How places come about."""
+
+    @property
+    def cycle_prompts(self) -> int | None:
+        """Prompts whose answers are all compared."""
+
+    @property
+    def verdict_cache(self) -> Path | None:
+        """File of verdicts."""
+
+    @property
+    def gold_when_unsolved(self) -> bool:
+        """Whether the gold solution stands in for a right sample."""
+
+    @property
+    def rejected_at(self) -> Literal["min", "mean-2sd"]:
+        """Which of the worse answers is rejected."""
 
 
 @dataclass
@@ -61,7 +95,7 @@ def clear_files(folder: StageFolder | None) -> None:
         (folder.path / name).unlink(missing_ok=True)  # type: ignore[union-attr]
 
 
-def rank_by_judge(groups: Sequence[Group], config: RankConfig, context: Context) -> Judged:
+def rank_by_judge(groups: Sequence[Group], config: Pairing, context: Context) -> Judged:
     """Play the strategy in every group of at least two answers.
 
     The chosen and the rejected row get their Bradley-Terry strength as `score` (logits, from the prompt's verdicts).
@@ -108,7 +142,7 @@ def contest_of(group: Group) -> Contest:
     return Contest(group.prompt_id, first["prompt"], group.rows, reference)
 
 
-def starter(config: RankConfig, contests: Sequence[Contest], seed: int) -> Callable[[int], Moves]:
+def starter(config: Pairing, contests: Sequence[Contest], seed: int) -> Callable[[int], Moves]:
     """Contest number -> its tournament, in an order shuffled by seed, prompt and ids."""
     more = {"aggregate": config.aggregate} if config.chosen_strategy == "round_robin" else {}
 
@@ -124,7 +158,7 @@ def _most(strategy: str) -> Callable[[int], int]:
     return lambda answers: most_comparisons(strategy, answers)
 
 
-def _journal(config: RankConfig, context: Context) -> VerdictJournal:
+def _journal(config: Pairing, context: Context) -> VerdictJournal:
     """Verdicts kept in `verdict_cache`, else in the stage's folder; they stay when the stage is done."""
     path: Path | None = config.verdict_cache
     owner = ""
@@ -180,7 +214,7 @@ def _records(answers: int, game: Played) -> list[dict[str, int]]:
 
 def _cycles(
     main: Comparer,
-    config: RankConfig,
+    config: Pairing,
     seed: int,
     contests: Sequence[Contest],
     played: Sequence[Played],

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from prefopt.rules.content import is_empty, same
-from prefopt.stages.stage import Context
 from prefopt.tables.columns import COLUMNS
+from prefopt.tables.context import Context
 from prefopt.tables.records import Row
 
 COUNTS = ("n", "n_correct", "n_incorrect", "n_unparsed")

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
-from prefopt.stages.stage import Context
+from prefopt.tables.context import Context
 from prefopt.tables.records import Row, digest
 
 if TYPE_CHECKING:
     from prefopt.scoring.shared import Sharing
     from prefopt.scoring.store import ReferenceStore, StoreKey
-    from prefopt.stages.reference.reference import ReferenceConfig
+    from prefopt.stages.reference.settings import ReferenceConfig
 
 ADDS = ("ref_chosen_logps", "ref_rejected_logps", "chosen_tokens", "rejected_tokens", "truncated")
 SINGLE_ADDS = ("ref_completion_logps", "completion_tokens", "truncated")

@@ -10,7 +10,8 @@ from prefopt.core.errors import PrefoptError
 from prefopt.engines import Completion, Engine, RowEngine, Sampling, batch_seed
 from prefopt.engines.client import NO_ROOM
 from prefopt.engines.rows import answer_rows
-from prefopt.stages.stage import Context, StageFolder, map_parts
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder, map_parts
 from prefopt.tables.records import Row
 
 Drop = Callable[[str, str], None]  # reason, where

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pydantic import Field, field_validator
 
@@ -17,9 +17,6 @@ from prefopt.core.settings import Config
 from prefopt.engines import ENGINES, WITHOUT_MODEL, known_engine
 from prefopt.engines.client import ServerSettings
 from prefopt.tables.records import Row
-
-if TYPE_CHECKING:
-    from prefopt.stages.sample.sample import SampleConfig
 
 
 class ModelSource(Config):
@@ -37,6 +34,26 @@ class ModelSource(Config):
     @classmethod
     def _known_engine(cls, name: str | None) -> str | None:
         return None if name is None else known_engine(name)
+
+
+class Sampled(Protocol):
+    """The settings that say who writes (`SampleConfig` has them)."""
+
+    @property
+    def engine(self) -> str:
+        """What writes."""
+
+    @property
+    def n(self) -> int:
+        """Completions per prompt."""
+
+    @property
+    def server(self) -> ServerSettings | None:
+        """Whom to ask."""
+
+    @property
+    def models(self) -> list[ModelSource] | None:
+        """Several models that answer each prompt."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ def read_models(given: Any) -> Any:
     return [{"model": one} if isinstance(one, str) else {} if one is None else one for one in given]
 
 
-def sources_of(config: SampleConfig) -> list[Source]:
+def sources_of(config: Sampled) -> list[Source]:
     """Who answers, in order; without `models` the one that the settings name.
 
     Raises:
@@ -87,7 +104,7 @@ def sources_of(config: SampleConfig) -> list[Source]:
     return found
 
 
-def _source(given: ModelSource, config: SampleConfig) -> Source:
+def _source(given: ModelSource, config: Sampled) -> Source:
     engine = given.engine or ("server" if given.server else config.engine)
     if given.server is not None and engine != "server":
         raise ValueError(f"models: server is for engine 'server', the engine is {engine!r}")

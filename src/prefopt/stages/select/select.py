@@ -6,19 +6,18 @@ Every row stays in the table; `kept` says which train rows go on. The rules are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.errors import PrefoptError, nearest
-from prefopt.core.settings import Config
 from prefopt.rules import selection
 from prefopt.rules.content import text_of
 from prefopt.rules.describe import by_decile, correlation, histogram, mean
-from prefopt.rules.selection import RULES, find_rule
-from prefopt.stages.stage import Context, Stage, StageOutput
+from prefopt.rules.selection import find_rule
+from prefopt.stages.select.settings import SelectConfig
+from prefopt.stages.stage import Stage
 from prefopt.tables.column_arrays import (
     Coded,
     Floats,
@@ -31,48 +30,19 @@ from prefopt.tables.column_arrays import (
     text_order,
     values_of,
 )
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageOutput
 from prefopt.tables.records import Row, as_dataset
 from prefopt.tables.table_rows import with_columns, with_stored_types
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Score = Literal["gap_mean", "gap_sum", "abs_gap_mean", "abs_gap_sum", "column"]
 ADDS = ("gap_sum", "gap_mean", "kept")
 SIDES = ("chosen", "rejected")
 CATEGORY_COLUMNS = ("category", "subset")
 SHOWN_CATEGORIES = 30
 REMEDY = "run `prefopt reference` first, or take a rule that needs no score (random, all)"
-
-
-class SelectConfig(Config):
-    """Settings of the selection."""
-
-    rule: str = Field("top", description=f"which pairs to keep: {', '.join(RULES)}")
-    score: Score = Field("gap_mean", description="what pairs are ranked by; column: the values of `column`")
-    column: str | None = Field(None, description="name of the column of numbers that score `column` reads")
-    fraction: float = Field(
-        0.4, gt=0, le=1, description="share of the pairs kept by top, bottom, middle, two_tailed and random"
-    )
-    threshold: float | None = Field(None, description="lowest score kept by rule threshold")
-    stratify_by: str | None = Field(
-        None, description="column within whose values the rule is applied separately"
-    )
-
-    @field_validator("rule")
-    @classmethod
-    def _known_rule(cls, name: str) -> str:
-        if name not in RULES:
-            raise ValueError(f"unknown rule, {nearest(name, RULES)}")
-        return name
-
-    @model_validator(mode="after")
-    def _no_idle_option(self) -> SelectConfig:
-        if (self.rule == "threshold") != (self.threshold is not None):
-            raise ValueError("`threshold` and rule threshold belong together: give both or neither")
-        if (self.score == "column") != (self.column is not None):
-            raise ValueError("`column` and score column belong together: give both or neither")
-        return self
 
 
 def select(table: Dataset, config: SelectConfig, context: Context) -> StageOutput:

@@ -11,6 +11,9 @@ from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.settings import Config
 
 if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
     from prefopt.losses import LossSum
     from prefopt.training.settings import PreferenceConfig
 
@@ -310,3 +313,9 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
             "and merge with `prefopt merge-adapter`"
         )
     return settings
+
+
+TRAINED = "model"  # directory of a trained model within 07-train
+
+
+FIXED = "fixed_reference"  # input of 07-train: rewards do not begin at 0

@@ -16,20 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefopt.core.errors import PrefoptError
-from prefopt.pipeline.rounds import FIXED
-from prefopt.stages.stage import (
-    WORK,
-    Context,
-    Stage,
-    StageFolder,
-    StageOutput,
-    is_first_process,
-    progress,
-    versions,
-)
-from prefopt.stages.train.settings import LoraSettings, TrainConfig, trainer_settings
+from prefopt.stages.stage import Stage
+from prefopt.stages.train.settings import FIXED, LoraSettings, TrainConfig, trainer_settings
+from prefopt.tables.context import Context
+from prefopt.tables.folder import WORK, StageFolder, StageOutput, is_first_process
+from prefopt.tables.progress import progress
 from prefopt.tables.records import make_table, write_json
 from prefopt.tables.table_rows import TableRows
+from prefopt.tables.versions import versions
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import math
 from itertools import compress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, field_validator
 
 from prefopt.core.errors import PrefoptError, nearest
-from prefopt.core.settings import Config
 from prefopt.rules import weights
 from prefopt.rules.describe import histogram, mean
 from prefopt.rules.pairing import UNPARSED
-from prefopt.rules.weights import SCHEMES, Scheme
+from prefopt.rules.weights import Scheme
 from prefopt.stages.select.select import is_train
-from prefopt.stages.stage import Context, Stage, StageOutput
+from prefopt.stages.stage import Stage
+from prefopt.stages.weight.settings import WeightConfig
 from prefopt.tables.column_arrays import (
     Floats,
     Mask,
@@ -32,6 +31,8 @@ from prefopt.tables.column_arrays import (
     text_numbers,
     text_order,
 )
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageOutput
 from prefopt.tables.records import Row, as_dataset
 from prefopt.tables.table_rows import with_columns, with_stored_types
 
@@ -44,35 +45,6 @@ STATISTICS = ("n", "n_correct", "n_unparsed", "n_rejected_class", "majority_shar
 COUNTED = ("n", "n_correct", "n_error", "n_majority", "answer_entropy")  # what schemes read
 SUBSETS = ("n_correct", "n_unparsed", "n_rejected_class")  # counts of some of the n samples
 LARGEST = 1e12  # a given weight beyond is a slip of the data, and would drown all other pairs
-
-
-class WeightConfig(Config):
-    """Settings of the weights."""
-
-    scheme: str = Field("difficulty", description=f"how to weigh: {', '.join(SCHEMES)}")
-    alpha: float = Field(0.5, ge=0, description="factor of the odds wrong / right (of the entropy, in nats)")
-    epsilon: float = Field(1.0, ge=0, description="adds epsilon / N to the weight of solved prompts")
-    errors: Literal["all", "class"] = Field(
-        "all", description="wrong samples counted by difficulty: all, or those of the rejected answer's class"
-    )
-    unparsed: Literal["wrong", "ignore"] = Field(
-        "wrong", description="samples without a readable answer: wrong, or not counted at all"
-    )
-    normalize: Literal["mean1", "raw"] = Field(
-        "mean1", description="mean1: divided by the mean over the training pairs; raw: as published"
-    )
-    clip: float | None = Field(
-        None, gt=0, description="largest weight, before per_prompt and normalisation; null: none"
-    )
-    per_prompt: bool = Field(False, description="divide by the number of the prompt's training pairs")
-    column: str = Field("weight", description="column of given weights, read by scheme column")
-
-    @field_validator("scheme")
-    @classmethod
-    def _known_scheme(cls, name: str) -> str:
-        if name not in SCHEMES:
-            raise ValueError(f"unknown scheme, {nearest(name, SCHEMES)}")
-        return name
 
 
 def weight(table: Dataset, config: WeightConfig, context: Context) -> StageOutput:

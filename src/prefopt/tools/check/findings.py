@@ -6,16 +6,13 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from prefopt.rules.content import same
 from prefopt.stages.data.reading.naming import content_key
 from prefopt.tables.records import digest
 from prefopt.tools.check.items import ANSWERS, Checked, Item, answers_of, completion_texts, words_of
 from prefopt.tools.check.near import TestPrompts, jaccard, near_groups, shingles
-
-if TYPE_CHECKING:
-    from prefopt.tools.check.check import CheckConfig
 
 EMPTY = ("empty", "message without content")
 FENCE = 3.0  # Tukey's outer fences, in interquartile ranges
@@ -25,6 +22,26 @@ DISAGREE = 0.5  # overall against fine-grained score, both as shares of their la
 BROKEN = re.compile(
     "\ufffd|Ã[\u0080-\u00bf]|â\u20ac[\u2122\u0153\u009d\u201c\u201d\u00a6]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
 )
+
+
+class Thresholds(Protocol):
+    """The settings that findings read (`CheckConfig` has them, and reads the findings' names)."""
+
+    @property
+    def threshold(self) -> float:
+        """Jaccard similarity from which texts are near-duplicates."""
+
+    @property
+    def ngram(self) -> int:
+        """Words of a shingle."""
+
+    @property
+    def longest(self) -> int:
+        """Characters beyond which an answer is called long."""
+
+    @property
+    def containment(self) -> float:
+        """Share of a test prompt's shingles from which a row is contaminated."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,7 @@ class Checking:
     """What the functions see: the file, settings, test prompts (None: no test file)."""
 
     checked: Checked
-    config: CheckConfig
+    config: Thresholds
     tests: TestPrompts | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 

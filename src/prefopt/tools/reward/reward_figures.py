@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.rules.intervals import share_interval
-from prefopt.stages.stage import versions
 from prefopt.tables.records import Row, atomic_file, write_json
+from prefopt.tables.versions import versions
 from prefopt.tools.reward.calibration import calibration, draw_reliability
 
 if TYPE_CHECKING:
-    from prefopt.tools.reward.train_reward import RewardConfig
+    from prefopt.tools.reward.settings import RewardConfig
 
 
 def held_out_figures(rows: Sequence[Row], bins: int) -> dict[str, Any]:

@@ -11,77 +11,24 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
-from prefopt.core.settings import Config
 from prefopt.rules.content import text_of
 from prefopt.stages.data.reading.naming import hold_out
-from prefopt.stages.stage import WORK, Context, Stage, StageFolder, StageOutput, is_first_process, progress
-from prefopt.stages.train.settings import TrainConfig, trainer_settings
+from prefopt.stages.stage import Stage
+from prefopt.stages.train.settings import trainer_settings
+from prefopt.tables.context import Context
+from prefopt.tables.folder import WORK, StageFolder, StageOutput, is_first_process
+from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest, make_table, rows_of, write_json
 from prefopt.tools.reward.reward_figures import reward_card, reward_quality, write_figures
+from prefopt.tools.reward.settings import RewardConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 DONE = "trained.json"
-SHARED = (
-    *("learning_rate", "schedule", "warmup", "epochs", "steps", "pairs_per_step", "pairs_per_micro_batch"),
-    *(
-        "max_length",
-        "weight_decay",
-        "max_grad_norm",
-        "precision",
-        "eval_steps",
-        "save_steps",
-        "logging_steps",
-    ),
-    "gradient_checkpointing",
-)
-
-
-class RewardConfig(Config):
-    """Settings of train-reward."""
-
-    kind: Literal["scalar", "pairwise"] = Field(
-        "scalar", description="scalar: a number per answer; pairwise: reads both answers at once"
-    )
-    heldout: float = Field(
-        0.1, ge=0, lt=1, description="share of the prompts held out, where the table has no eval rows"
-    )
-    margin_scale: float = Field(
-        0.0, ge=0, description="the loss demands a reward difference of this times the pair's margin; 0: none"
-    )
-    bins: int = Field(10, ge=1, description="bins of the calibration")
-    learning_rate: float = Field(1e-5, gt=0, description="peak learning rate")
-    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="after the warmup")
-    warmup: float = Field(0.1, ge=0, description="below 1 a share of all steps, else optimizer steps")
-    epochs: float = Field(1.0, gt=0, description="passes over the training pairs")
-    steps: int | None = Field(None, ge=1, description="optimizer steps; wins over epochs")
-    pairs_per_step: int = Field(64, ge=1, description="global batch: pairs of one optimizer step")
-    pairs_per_micro_batch: int | None = Field(
-        None, ge=1, description="pairs of one forward pass (null: up to 8)"
-    )
-    max_length: int = Field(
-        1024, ge=32, description="tokens of a text; answers are cut, too long prompts dropped"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
-    max_grad_norm: float = Field(1.0, ge=0, description="gradients are clipped to this norm; 0 = never")
-    precision: Literal["auto", "float32", "bfloat16", "mixed"] = Field(
-        "auto", description="auto: the checkpoint's dtype; mixed: fp32 weights, bf16 arithmetic"
-    )
-    gradient_checkpointing: bool = Field(False, description="recompute activations: less memory, more time")
-    eval_steps: int | None = Field(50, ge=1, description="evaluate every so many steps (null: at the end)")
-    save_steps: int = Field(100, ge=1, description="checkpoint every so many steps, to resume from")
-    logging_steps: int = Field(10, ge=1, description="a line of the history every so many steps")
-
-    @property
-    def training(self) -> TrainConfig:
-        """The settings that the trainer of policies has too."""
-        return TrainConfig(**{name: getattr(self, name) for name in SHARED})
 
 
 def train_reward(table: Dataset, config: RewardConfig, context: Context) -> StageOutput:
@@ -278,7 +225,7 @@ def _write_model(
 
 def base_model(name: str, source: str, output: Path, seed: int) -> Path:
     """Directory of the model to start from; `tiny` is built from the input's own texts in `OUTPUT/base`."""
-    from prefopt.models.load import resolve_model
+    from prefopt.models.find import resolve_model
 
     if name != "tiny" or Path(name).is_dir():
         return resolve_model(name)

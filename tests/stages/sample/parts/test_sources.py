@@ -12,11 +12,14 @@ from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
 from prefopt.engines import batch_seed
 from prefopt.stages.alone import run_alone
-from prefopt.stages.sample.sample import STAGE, SampleConfig, sample
-from prefopt.stages.stage import Context, StageFolder
-from prefopt.tables.records import make_table, read_table, rows_of
+from prefopt.stages.sample.sample import STAGE, sample
+from prefopt.stages.sample.settings import SampleConfig
+from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
+from prefopt.tables.records import make_table, rows_of
+from prefopt.tables.table_rows import read_table
 
-BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
+BASE = Path(str(resources.files("prefopt.recipes"))) / "quickstart" / "base"
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,14 @@ from fake_server import FakeServer
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
 from prefopt.engines.client import ServerSettings
-from prefopt.stages.evaluate.evaluate import EvaluateConfig, evaluate
-from prefopt.stages.sample.sample import SampleConfig, sample
-from prefopt.stages.stage import Context
+from prefopt.stages.evaluate.evaluate import evaluate
+from prefopt.stages.evaluate.settings import EvaluateConfig
+from prefopt.stages.sample.sample import sample
+from prefopt.stages.sample.settings import SampleConfig
+from prefopt.tables.context import Context
 from prefopt.tables.records import make_table, rows_of
 
-BASE = Path(str(resources.files("prefopt"))) / "quickstart" / "base"
+BASE = Path(str(resources.files("prefopt.recipes"))) / "quickstart" / "base"
 SYSTEM = "Answer briefly."
 USER = {"role": "user", "content": "1+2+3"}
 # the quickstart's template, with and without a place for a system message

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.stages.data.reading.checks import Placed, check_completion
 from prefopt.stages.data.reading.dialogue import BadRow
-from prefopt.stages.stage import Context
+from prefopt.tables.context import Context
 from prefopt.tables.records import Row
 
 

@@ -94,7 +94,7 @@ def locate(source: str) -> Path | str:
 
 
 def _builtin(source: str) -> Path:
-    package = Path(str(resources.files("prefopt")))
+    package = Path(str(resources.files("prefopt.recipes")))
     name = source.removeprefix(BUILTIN)
     path = package / name
     if path.is_file() and package in path.resolve().parents:

@@ -1,0 +1,42 @@
+"""Settings of 00-data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from prefopt.core.settings import Config
+
+if TYPE_CHECKING:
+    pass
+
+
+class DataConfig(Config):
+    """Where the data is and how it is read."""
+
+    path: str | None = Field(
+        None,
+        description="data file (.jsonl .json .csv .tsv, also .gz; .parquet), builtin:NAME, or a hub name",
+    )
+    split: str | None = Field(
+        None, description="split of a hub data set (null = train), or key of a JSON object of arrays"
+    )
+    kind: Literal["auto", "prompts", "completions", "pairs", "unpaired"] = Field(
+        "auto", description="what the file holds: auto, prompts, completions, pairs or unpaired"
+    )
+    gold_model: str | None = Field(
+        "ground_truth", description="model whose completion is the gold solution, not a sample; null = none"
+    )
+    system: str | None = Field(
+        None, min_length=1, description="system message put before message prompts that have none"
+    )
+    heldout: float = Field(
+        0.1, ge=0, lt=1, description="share of prompts held out for evaluation, by hash of prompt and seed"
+    )
+    limit: int | None = Field(None, gt=0, description="read at most this many rows (null = all)")
+    columns: dict[str, str] = Field({}, description="your column names to ours, e.g. {question: prompt}")
+    chat: bool | None = Field(
+        None,
+        description="true: text prompts become a user message; false: the reverse; null: left as they are",
+    )

@@ -1,0 +1,221 @@
+"""A folder of work: Parquet parts as they come, its key while it runs, manifest and timings when it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefopt.core.errors import PrefoptError
+from prefopt.tables.progress import progress
+from prefopt.tables.records import Row, digest, file_digest, make_table, rows_of, write_json, write_table
+from prefopt.tables.table_rows import read_table
+from prefopt.tables.versions import versions
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+WORK = ".work"
+
+
+class StageFolder:
+    """A stage's folder: Parquet parts, `key.json` while it runs, `manifest.json` when done, `timings.parquet`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.timings: list[Row] = []
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest of a finished stage, else None."""
+        return _read_json(self.path / "manifest.json")
+
+    @property
+    def running_key(self) -> str:
+        """The key of the stage while it runs; empty outside a run."""
+        return str((_read_json(self.path / "key.json") or {}).get("key") or "")
+
+    @property
+    def failed(self) -> int:
+        """Rows of the finished stage that may be asked again (`StageOutput.failed`)."""
+        return int((self.manifest or {}).get("failed") or 0)
+
+    def output_key(self, key: str) -> str:
+        """What later stages take as the key of their input: `key`, until asking failed rows again has changed the table."""
+        if not (self.manifest or {}).get("retried"):
+            return key
+        return digest(key, *(file_digest(part) for part in self.parts()))
+
+    def finished(self, key: str) -> bool:
+        """Whether the stage ended with exactly this key (settings, inputs, seed); if so, nothing unfinished stays."""
+        manifest = self.manifest
+        if manifest is None or manifest.get("key") != key:
+            return False
+        self._tidy()
+        return True
+
+    def _tidy(self) -> None:
+        (self.path / "key.json").unlink(missing_ok=True)
+        # while rows are failed the answers that came are kept, so that those rows alone can be asked again
+        if not self.failed:
+            shutil.rmtree(self.path / WORK, ignore_errors=True)
+
+    def begin(self, key: str) -> None:
+        """Keep the parts of a killed run with the same key; clear what another key left.
+
+        Of several processes (torchrun) only the first writes.
+        """
+        if not is_first_process():
+            return
+        state = _read_json(self.path / "key.json")
+        if state is None or state.get("key") != key:
+            self.clear()
+        write_json(self.path / "key.json", {"key": key})
+        (self.path / "manifest.json").unlink(missing_ok=True)
+
+    def reopen(self, key: str) -> None:
+        """Go back into a finished stage for its failed rows. Table and manifest stay until it has finished anew.
+
+        Raises:
+            PrefoptError: the answers that came are no longer there.
+        """
+        if not (self.path / WORK).is_dir():
+            raise PrefoptError(
+                f"{self.path}: the answers kept in {WORK} are gone, so that all rows would be asked again; for that remove "
+                "the folder and leave --retry-failed out"
+            )
+        write_json(self.path / "key.json", {"key": key})
+
+    def clear(self) -> None:
+        """Remove the stage's own files (parts, manifest, timings, model, checkpoints); others stay."""
+        for pattern in ("part-*.parquet", ".*.tmp", "manifest.json", "timings.parquet"):
+            for path in self.path.glob(pattern):
+                path.unlink()
+        for name in (WORK, "model", "checkpoints", "store"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+
+    def work_part(self, label: str, index: int) -> Path:
+        """Where unfinished work on part `index` of the pass `label` is kept until the stage is done."""
+        return self.path / WORK / label.replace(" ", "-") / f"part-{index:05d}.parquet"
+
+    def parts(self) -> list[Path]:
+        """The parts in order."""
+        return sorted(self.path.glob("part-*.parquet"))
+
+    def table(self) -> Dataset:
+        """The stage's table, all parts together.
+
+        Raises:
+            PrefoptError: there is no part.
+        """
+        parts = self.parts()
+        if not parts:
+            raise PrefoptError(
+                f"{self.path}: holds no table (part-*.parquet); give the folder of a finished stage"
+            )
+        return read_table(parts)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Note the wall-clock seconds of the block under `what` (kept apart from the tables)."""
+        start = time.perf_counter()
+        yield
+        self.timings.append({"what": what, "seconds": time.perf_counter() - start})
+
+    def finish(self, stage: str, output: StageOutput, about: Mapping[str, Any]) -> None:
+        """Write the table, the timings and, last, the manifest; then the kept work parts go."""
+        if not is_first_process():
+            return
+        before = self.manifest or {}  # of a stage that was reopened
+        retried = int(before.get("retried") or 0) + (output.failed < int(before.get("failed") or 0))
+        write_table(output.table, self.path / "part-00000.parquet")
+        write_table(make_table(self.timings), self.path / "timings.parquet")
+        write_json(self.path / "manifest.json", {
+            "stage": stage,
+            **about,
+            "versions": versions(),
+            "rows_out": output.table.num_rows,
+            "dropped": dict(sorted(output.dropped.items())),
+            **({"failed": output.failed} if output.failed else {}),
+            **({"retried": retried} if retried else {}),
+            "columns": output.table.column_names,
+            "quality": dict(output.quality),
+        })  # fmt: skip
+        self._tidy()
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process or, under torchrun, the one of rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def map_parts(
+    rows: Sequence[Row],
+    work: Callable[[Sequence[Row], int], list[Row]],
+    *,
+    folder: StageFolder | None,
+    part_rows: int,
+    label: str,
+) -> list[Row]:
+    """Apply `work(chunk, start_index)` to chunks of `part_rows` rows, each stored as soon as it is done.
+
+    Chunks are cut by row index alone, so a killed run that continues gives the same rows. `label` names the pass
+    (unique within a stage) and its progress bar.
+    """
+    parts = iter_parts(rows, work, folder=folder, part_rows=part_rows, label=label)
+    return [row for part in parts for row in part]
+
+
+def iter_parts(
+    rows: Sequence[Row],
+    work: Callable[[Sequence[Row], int], list[Row]],
+    *,
+    folder: StageFolder | None,
+    part_rows: int,
+    label: str,
+) -> Iterator[list[Row]]:
+    """`map_parts`, chunk by chunk."""
+    with progress(label, len(rows)) as advance:
+        for index, start in enumerate(range(0, len(rows), part_rows)):
+            path = folder.work_part(label, index) if folder else None
+            if path is not None and path.exists():
+                yield rows_of(read_table(path))
+            elif folder is None or path is None:
+                yield work(rows[start : start + part_rows], start)
+            else:
+                with folder.timed(f"{label} {index}"):
+                    result = work(rows[start : start + part_rows], start)
+                write_table(make_table(result), path)
+                yield result
+            advance(min(part_rows, len(rows) - start))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage gives back: the table, rows dropped by reason, and figures for manifest and report.
+
+    failed: how many of the dropped rows may come when they are asked again (a server gave up on them).
+    """
+
+    table: Dataset
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    failed: int = 0
