@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 from common import interval, machine, write_json
 
-from prefopt.suite.agents import AgentsConfig, agents
-from prefopt.suite.bank import Bank
-from prefopt.suite.environments import ENVIRONMENTS
-from prefopt.suite.episodes import evaluate
-from prefopt.suite.inner import InnerConfig, Member, train_population
-from prefopt.suite.policy import act, init_policy, log_prob, normalise, stack
-from prefopt.suite.simulator import Simulator
+from prefopt.suite.agents.agents import AgentsConfig, agents
+from prefopt.suite.data.bank import Bank
+from prefopt.suite.inner.training import InnerConfig, Member, train_population
+from prefopt.suite.simulator.environments import ENVIRONMENTS
+from prefopt.suite.simulator.episodes import evaluate
+from prefopt.suite.simulator.policy import act, init_policy, log_prob, normalise, stack
+from prefopt.suite.simulator.simulator import Simulator
 
 BETA, RATE, ROWS = 0.01, 3e-4, 256
 ROLLOUTS = (("hopper", 1024), ("hopper", 64), ("ant", 256), ("ant", 64))

@@ -2,7 +2,7 @@
 
     python tools/suite_docs.py
 
-Reads studies/results/suite-small.json, suite-noise.json, suite-curves.json and src/prefopt/suite/tuned.json. A test holds the page against them.
+Reads studies/results/suite-small.json, suite-noise.json, suite-curves.json and src/prefopt/suite/bench/tuned.json. A test holds the page against them.
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefopt.suite.figures import curves_svg, returns_svg
-from prefopt.suite.tables import costs_markdown, data_markdown, markdown, orderings_markdown, tuned_markdown
+from prefopt.suite.bench.tables import (
+    costs_markdown,
+    data_markdown,
+    markdown,
+    orderings_markdown,
+    tuned_markdown,
+)
+from prefopt.suite.figures.svg import curves_svg, returns_svg
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "suite.md"
 IMAGES = ROOT / "docs" / "images"
 RESULTS = ROOT / "studies" / "results"
 TABLES = {"returns": "small", "noise": "noise"}  # figure: result
-TUNED = ROOT / "src" / "prefopt" / "suite" / "tuned.json"
+TUNED = ROOT / "src" / "prefopt" / "suite" / "bench" / "tuned.json"
 
 
 def put(text: str, name: str, inner: str) -> str:

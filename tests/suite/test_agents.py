@@ -12,11 +12,11 @@ pytest.importorskip("jax")
 
 from typer.testing import CliRunner
 
-from prefopt.suite import policy as P
-from prefopt.suite.agents import AgentsConfig, agents, make_simulator, train
+from prefopt.suite.agents.agents import AgentsConfig, agents, make_simulator, train
+from prefopt.suite.agents.ppo import Moments, PPOConfig, init, iterate, pack, unpack
 from prefopt.suite.commands import suite_app
-from prefopt.suite.episodes import evaluate, run_episodes
-from prefopt.suite.ppo import Moments, PPOConfig, init, iterate, pack, unpack
+from prefopt.suite.simulator import policy as P
+from prefopt.suite.simulator.episodes import evaluate, run_episodes
 from prefopt.suite.store import load_arrays
 
 TOY = PPOConfig(steps=192, environments=4, horizon=16, epochs=2, minibatches=4, hidden=8, checkpoint_every=1)

@@ -18,11 +18,11 @@ pytest.importorskip("jax")
 from typer.testing import CliRunner
 
 from prefopt.core.errors import PrefoptError
+from prefopt.suite.bench.settings import PRESETS, bench_config, bench_configs
+from prefopt.suite.bench.tables import by_cell, compare, markdown, orderings, ranking, summarise, verdict
+from prefopt.suite.bench.tune import SHIPPED, load_tuned, write_tuned
 from prefopt.suite.commands import parse_hyper, suite_app
-from prefopt.suite.methods import METHODS
-from prefopt.suite.settings import PRESETS, bench_config, bench_configs
-from prefopt.suite.tables import by_cell, compare, markdown, orderings, ranking, summarise, verdict
-from prefopt.suite.tune import SHIPPED, load_tuned, write_tuned
+from prefopt.suite.inner.methods import METHODS
 
 
 def run(*words):
@@ -259,14 +259,14 @@ def test_suite_never_imports_torch_and_its_commands_are_light():
         "heavy = {'jax', 'mujoco', 'torch', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "import prefopt.suite\n"
-        "for m in pkgutil.iter_modules(prefopt.suite.__path__): importlib.import_module('prefopt.suite.' + m.name)\n"
+        "for m in pkgutil.walk_packages(prefopt.suite.__path__, 'prefopt.suite.'): importlib.import_module(m.name)\n"
         "assert 'jax' not in sys.modules and 'mujoco' not in sys.modules\n"
         "import numpy as np\n"
-        "from prefopt.suite.inner import InnerConfig, Member, train_population\n"
-        "from prefopt.suite.bank import Bank\n"
-        "from prefopt.suite.policy import init_policy\n"
-        "from prefopt.suite.simulator import Simulator\n"
-        "from prefopt.suite.environments import HOPPER\n"
+        "from prefopt.suite.inner.training import InnerConfig, Member, train_population\n"
+        "from prefopt.suite.data.bank import Bank\n"
+        "from prefopt.suite.simulator.policy import init_policy\n"
+        "from prefopt.suite.simulator.simulator import Simulator\n"
+        "from prefopt.suite.simulator.environments import HOPPER\n"
         "Simulator(HOPPER, threads=1).close()\n"
         "p = init_policy(np.random.default_rng(0), 2, 1, 2)\n"
         "b = Bank(np.zeros((4, 2), 'f'), np.zeros((4, 1), 'f'), np.zeros(4, 'f'), np.arange(4), np.ones(4, int), np.zeros(4), 1)\n"

@@ -9,9 +9,9 @@ import pytest
 
 from prefopt.core.errors import PrefoptError
 from prefopt.rules.selection import quotas
-from prefopt.suite.bank import Bank
-from prefopt.suite.data import figures, make_pairs, parse_variant
-from prefopt.suite.methods import METHODS, Method, Selection, find_method, prepare, select
+from prefopt.suite.data.bank import Bank
+from prefopt.suite.data.variants import figures, make_pairs, parse_variant
+from prefopt.suite.inner.methods import METHODS, Method, Selection, find_method, prepare, select
 
 STARTS, REFERENCES, ROWS = 200, 3, 160
 

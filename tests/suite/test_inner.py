@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import build_loss
-from prefopt.suite import inner as I
-from prefopt.suite import traced_loss
-from prefopt.suite.bank import Bank
-from prefopt.suite.methods import METHODS
-from prefopt.suite.policy import init_policy, log_prob, normalise
+from prefopt.suite.data.bank import Bank
+from prefopt.suite.inner import traced_loss
+from prefopt.suite.inner import training as I
+from prefopt.suite.inner.methods import METHODS
+from prefopt.suite.simulator.policy import init_policy, log_prob, normalise
 
 OBSERVATIONS, ACTIONS, TRAJECTORIES = 4, 2, 24
 TOY = I.InnerConfig(updates=6, pairs=4, steps_drawn=5)

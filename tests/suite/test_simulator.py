@@ -10,8 +10,8 @@ import pytest
 pytest.importorskip("mujoco")
 
 from prefopt.core.errors import PrefoptError
-from prefopt.suite.environments import ENVIRONMENTS, LEG_PENALTY, find_environment
-from prefopt.suite.simulator import Simulator
+from prefopt.suite.simulator.environments import ENVIRONMENTS, LEG_PENALTY, find_environment
+from prefopt.suite.simulator.simulator import Simulator
 
 GYM = {"hopper": "Hopper-v5"} | dict.fromkeys(("ant", "three_legged_ant", "masked_ant"), "Ant-v5")
 LEG = [2, 3]

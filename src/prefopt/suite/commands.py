@@ -10,7 +10,7 @@ import typer
 from prefopt.core.errors import PrefoptError
 
 if TYPE_CHECKING:
-    from prefopt.suite.settings import BenchConfig
+    from prefopt.suite.bench.settings import BenchConfig
 
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
 suite_app = typer.Typer(
@@ -36,7 +36,7 @@ def _configs(preset: str, words: list[str], env: str | None) -> list[BenchConfig
     except ImportError as error:
         raise PrefoptError(f"prefopt suite: {error.name} is missing; pip install 'prefopt[suite]'") from None
     from prefopt.core.settings import merge, parse_overrides
-    from prefopt.suite.settings import bench_configs
+    from prefopt.suite.bench.settings import bench_configs
 
     overrides = parse_overrides(words)
     return bench_configs(preset, merge(overrides, {"agents": {"environment": env}}) if env else overrides)
@@ -61,7 +61,7 @@ def agents_command(
 ) -> None:
     """Train reference and expert, or show the cached ones."""
     configs = _configs(preset, context.args, env)
-    from prefopt.suite.agents import agents
+    from prefopt.suite.agents.agents import agents
 
     for config in configs:
         found = agents(config.agents, output, threads=workers)
@@ -81,8 +81,8 @@ def data_command(
 ) -> None:
     """Simulate the trajectories and print what each variant of the preset really is."""
     configs = _configs(preset, context.args, env)
-    from prefopt.suite.data import figures, make_pairs, parse_variant
-    from prefopt.suite.runs import material
+    from prefopt.suite.bench.runs import material
+    from prefopt.suite.data.variants import figures, make_pairs, parse_variant
 
     for config in configs:
         given = material(config, output, threads=workers)
@@ -102,7 +102,7 @@ def tune_command(
 ) -> None:
     """Tune every loss with an equal budget, on seeds that the bench does not use."""
     configs = _configs(preset, context.args, env)
-    from prefopt.suite.tune import tune, write_tuned
+    from prefopt.suite.bench.tune import tune, write_tuned
 
     for config in configs:
         result = tune(config, output, workers=workers)
@@ -125,9 +125,9 @@ def bench_command(
 ) -> None:
     """The table methods x variants with standard errors, a file per environment."""
     configs = _configs(preset, context.args, env)
-    from prefopt.suite.bench import bench
-    from prefopt.suite.tables import markdown
-    from prefopt.suite.tune import SHIPPED, load_tuned
+    from prefopt.suite.bench.bench import bench
+    from prefopt.suite.bench.tables import markdown
+    from prefopt.suite.bench.tune import SHIPPED, load_tuned
     from prefopt.tables.records import write_json
 
     source = tuned or SHIPPED
@@ -163,8 +163,8 @@ def train_command(
 ) -> None:
     """Train one method on one variant; evaluate its snapshots (--inner.snapshots 10), keep policies and curve."""
     config = _config(preset, context.args, env)
-    from prefopt.suite.single import train_single
-    from prefopt.suite.tune import SHIPPED, load_tuned
+    from prefopt.suite.bench.single import train_single
+    from prefopt.suite.bench.tune import SHIPPED, load_tuned
 
     if hyper is None:
         numbers: dict[str, float] = load_tuned(tuned or SHIPPED, config.agents.environment, [method])[method]
@@ -200,7 +200,7 @@ def plot_command(
     write: Annotated[Path | None, typer.Option(help="HTML or SVG file")] = None,
 ) -> None:
     """Draw a result: returns by variant per method, or a training curve; NAME.gif beside it goes into the page."""
-    from prefopt.suite.plot import plot_file
+    from prefopt.suite.figures.plot import plot_file
 
     typer.echo(f"-> {plot_file(source, write or source.with_suffix('.html'))}")
 
@@ -221,8 +221,8 @@ def render_command(
 ) -> None:
     """An animated GIF: the reference beside a trained policy (or the expert)."""
     config = _config(preset, context.args, env)
-    from prefopt.suite.agents import agents
-    from prefopt.suite.render import render
+    from prefopt.suite.agents.agents import agents
+    from prefopt.suite.figures.render import render
     from prefopt.suite.store import load_arrays
 
     found = agents(config.agents, output, threads=workers)

@@ -15,9 +15,9 @@ import numpy as np
 
 from prefopt.core.errors import PrefoptError
 from prefopt.suite.bars import bar
-from prefopt.suite.methods import METHODS, Method, find_method
-from prefopt.suite.runs import TUNING_SEED, Material, make_member, material, run_members
-from prefopt.suite.settings import BenchConfig
+from prefopt.suite.bench.runs import TUNING_SEED, Material, make_member, material, run_members
+from prefopt.suite.bench.settings import BenchConfig
+from prefopt.suite.inner.methods import METHODS, Method, find_method
 from prefopt.suite.store import folder_of, read_json
 from prefopt.tables.records import digest, write_json
 from prefopt.tables.versions import versions

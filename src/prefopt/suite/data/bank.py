@@ -15,10 +15,10 @@ import numpy as np
 from pydantic import Field
 
 from prefopt.core.settings import Config
-from prefopt.suite.agents import Agents, AgentsConfig, make_simulator
-from prefopt.suite.episodes import run_episodes
-from prefopt.suite.policy import log_prob, normalise, stack
-from prefopt.suite.simulator import Simulator
+from prefopt.suite.agents.agents import Agents, AgentsConfig, make_simulator
+from prefopt.suite.simulator.episodes import run_episodes
+from prefopt.suite.simulator.policy import log_prob, normalise, stack
+from prefopt.suite.simulator.simulator import Simulator
 from prefopt.suite.store import finish, finished, folder_of, load_arrays, save_arrays
 
 ARRAYS = ("observations", "actions", "ref_logps", "offsets", "lengths", "returns")

@@ -18,11 +18,11 @@ from pydantic import Field
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import Config
-from prefopt.suite.environments import find_environment
-from prefopt.suite.episodes import evaluate
-from prefopt.suite.policy import Params, stack
-from prefopt.suite.ppo import PPOConfig, init, iterate, pack, unpack
-from prefopt.suite.simulator import Simulator
+from prefopt.suite.agents.ppo import PPOConfig, init, iterate, pack, unpack
+from prefopt.suite.simulator.environments import find_environment
+from prefopt.suite.simulator.episodes import evaluate
+from prefopt.suite.simulator.policy import Params, stack
+from prefopt.suite.simulator.simulator import Simulator
 from prefopt.suite.store import finish, finished, folder_of, load_arrays, read_json, save_arrays
 from prefopt.tables.records import write_json
 

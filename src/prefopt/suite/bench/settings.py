@@ -9,10 +9,10 @@ from pydantic import Field
 
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.settings import Config, merge, parse_config
-from prefopt.suite.agents import AgentsConfig
-from prefopt.suite.bank import BankConfig
-from prefopt.suite.inner import InnerConfig
-from prefopt.suite.methods import METHODS
+from prefopt.suite.agents.agents import AgentsConfig
+from prefopt.suite.data.bank import BankConfig
+from prefopt.suite.inner.methods import METHODS
+from prefopt.suite.inner.training import InnerConfig
 
 ALL_METHODS = tuple(METHODS)
 DEFAULT_VARIANTS = ("base", "noisy:0.2", "mixed:0.5")

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.suite.inner import HISTORY
-from prefopt.suite.methods import find_method
-from prefopt.suite.policy import unstack
-from prefopt.suite.runs import make_member, material, returns_of, train_population
-from prefopt.suite.settings import BenchConfig
+from prefopt.suite.bench.runs import make_member, material, returns_of, train_population
+from prefopt.suite.bench.settings import BenchConfig
+from prefopt.suite.inner.methods import find_method
+from prefopt.suite.inner.training import HISTORY
+from prefopt.suite.simulator.policy import unstack
 from prefopt.suite.store import finish, finished, folder_of, save_arrays
 from prefopt.tables.records import write_json
 

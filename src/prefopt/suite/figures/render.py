@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from prefopt.core.errors import PrefoptError
-from prefopt.suite.agents import AgentsConfig, make_simulator
-from prefopt.suite.episodes import run_episodes
-from prefopt.suite.policy import Params, stack
-from prefopt.suite.simulator import load_model
+from prefopt.suite.agents.agents import AgentsConfig, make_simulator
+from prefopt.suite.simulator.episodes import run_episodes
+from prefopt.suite.simulator.policy import Params, stack
+from prefopt.suite.simulator.simulator import load_model
 from prefopt.suite.store import load_arrays, save_arrays
 from prefopt.tables.records import atomic_file
 
@@ -102,7 +102,7 @@ def draw_here(environment: str, poses: Sequence[np.ndarray]) -> np.ndarray:
     """`draw` in this process, with the back end that mujoco was imported with."""
     import mujoco
 
-    from prefopt.suite.environments import find_environment
+    from prefopt.suite.simulator.environments import find_environment
 
     model = load_model(find_environment(environment))
     model.mat_texrepeat[:] /= 4  # large tiles: the floor's edges are most of a GIF's bytes

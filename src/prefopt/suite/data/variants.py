@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from prefopt.core.errors import PrefoptError, nearest
-from prefopt.suite.bank import Bank
+from prefopt.suite.data.bank import Bank
 
 
 @dataclass(frozen=True)

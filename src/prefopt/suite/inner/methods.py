@@ -16,8 +16,8 @@ import numpy as np
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.rules.selection import choose, gap_mean, gap_sum
 from prefopt.rules.weights import find_scheme, finish
-from prefopt.suite.bank import Bank
-from prefopt.suite.data import Pairs
+from prefopt.suite.data.bank import Bank
+from prefopt.suite.data.variants import Pairs
 
 LEARNING_RATES = (6e-5, 2e-4, 6e-4, 2e-3, 6e-3)
 SFT_RATES = (  # nothing else to tune, so as many rates as others have candidates

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from prefopt.suite.agents import Agents, agents, make_simulator
-from prefopt.suite.bank import Bank, bank
-from prefopt.suite.data import make_pairs, parse_variant
-from prefopt.suite.episodes import evaluate
-from prefopt.suite.inner import Member, Trained, train_population
-from prefopt.suite.methods import Method, prepare
-from prefopt.suite.policy import Params
-from prefopt.suite.settings import BenchConfig
+from prefopt.suite.agents.agents import Agents, agents, make_simulator
+from prefopt.suite.bench.settings import BenchConfig
+from prefopt.suite.data.bank import Bank, bank
+from prefopt.suite.data.variants import make_pairs, parse_variant
+from prefopt.suite.inner.methods import Method, prepare
+from prefopt.suite.inner.training import Member, Trained, train_population
+from prefopt.suite.simulator.episodes import evaluate
+from prefopt.suite.simulator.policy import Params
 
 TUNING_SEED = 500_000  # rows, labels and orders of tuning; the bench's seeds are 0, 1, ...
 EVALUATION_SEED = 700_000

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from prefopt.suite.environments import MAX_STEPS
-from prefopt.suite.policy import Params, act
-from prefopt.suite.simulator import Simulator, State
+from prefopt.suite.simulator.environments import MAX_STEPS
+from prefopt.suite.simulator.policy import Params, act
+from prefopt.suite.simulator.simulator import Simulator, State
 
 MODES = ("stochastic", "deterministic")
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefopt.core.errors import PrefoptError
-from prefopt.suite.environments import INTEGRATORS, Array, Environment, Physics
+from prefopt.suite.simulator.environments import INTEGRATORS, Array, Environment, Physics
 
 if TYPE_CHECKING:
     import mujoco
@@ -99,7 +99,7 @@ class Simulator:
             self._simulate = self._simulate_pool
             self._executor = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
         elif self.backend == "mjx":
-            from prefopt.suite.mjx import MjxStepper
+            from prefopt.suite.simulator.mjx import MjxStepper
 
             self.spec = int(kinds.mjSTATE_FULLPHYSICS)
             self._mjx = MjxStepper(self.model, environment)

@@ -17,9 +17,17 @@ import numpy as np
 from pydantic import Field
 
 from prefopt.core.settings import Config
-from prefopt.suite.environments import MAX_STEPS
-from prefopt.suite.policy import Params, act, init_network, init_policy, log_prob, network, normalise
-from prefopt.suite.simulator import Simulator, State
+from prefopt.suite.simulator.environments import MAX_STEPS
+from prefopt.suite.simulator.policy import (
+    Params,
+    act,
+    init_network,
+    init_policy,
+    log_prob,
+    network,
+    normalise,
+)
+from prefopt.suite.simulator.simulator import Simulator, State
 
 REWARD_CLIP = 10.0
 

@@ -21,10 +21,10 @@ from pydantic import Field, model_validator
 from prefopt.core.settings import Config
 from prefopt.losses import LossSum, build_loss
 from prefopt.losses.unpaired import z_ref
-from prefopt.suite.bank import Bank
-from prefopt.suite.environments import MAX_STEPS
-from prefopt.suite.policy import FROZEN, Params, log_prob, normalise
-from prefopt.suite.traced_loss import loss_with, split_loss
+from prefopt.suite.data.bank import Bank
+from prefopt.suite.inner.traced_loss import loss_with, split_loss
+from prefopt.suite.simulator.environments import MAX_STEPS
+from prefopt.suite.simulator.policy import FROZEN, Params, log_prob, normalise
 
 HISTORY = (
     "loss",

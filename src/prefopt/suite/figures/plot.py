@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from prefopt.core.errors import PrefoptError
-from prefopt.suite.figures import curves_svg, returns_svg
+from prefopt.suite.figures.svg import curves_svg, returns_svg
 from prefopt.suite.store import read_json
 from prefopt.tables.records import atomic_file
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from prefopt.core.errors import PrefoptError
-from prefopt.suite.environments import Array, Environment
+from prefopt.suite.simulator.environments import Array, Environment
 
 
 def load_mjx() -> Any:

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.suite.bank import Bank
 from prefopt.suite.bars import bar
-from prefopt.suite.data import Pairs, figures, make_pairs, parse_variant
-from prefopt.suite.methods import find_method, prepare
-from prefopt.suite.runs import Material, make_member, material, run_members
-from prefopt.suite.settings import BenchConfig
+from prefopt.suite.bench.runs import Material, make_member, material, run_members
+from prefopt.suite.bench.settings import BenchConfig
+from prefopt.suite.bench.tables import orderings, summarise
+from prefopt.suite.bench.tune import suite_versions
+from prefopt.suite.data.bank import Bank
+from prefopt.suite.data.variants import Pairs, figures, make_pairs, parse_variant
+from prefopt.suite.inner.methods import find_method, prepare
 from prefopt.suite.store import folder_of, read_json
-from prefopt.suite.tables import orderings, summarise
-from prefopt.suite.tune import suite_versions
 from prefopt.tables.records import write_json
 
 Tuned = Mapping[str, Mapping[str, float]]

@@ -1,0 +1,1 @@
+"""Tuning and the table over lineages: settings, runs, statistics, tables."""

@@ -1,0 +1,1 @@
+"""Trajectory banks and the tables of pairs drawn from them."""

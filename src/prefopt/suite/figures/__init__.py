@@ -1,0 +1,1 @@
+"""Pictures: SVG figures, pages, rendered episodes."""

@@ -1,0 +1,1 @@
+"""MuJoCo environments stepped in batches, the policies that act in them, episodes."""
