@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.ticks import ticks
 from prefopt.losses import mirror
 from prefopt.losses.curves import curve
 from prefopt.losses.recipe import SHORTHANDS, Term, build_loss
 from prefopt.losses.table import find_loss
-from prefopt.report.plots import ticks
 
 # Okabe and Ito's colours, told apart by the colour-blind; dashes tell them apart in print
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prefopt.report.plots import ticks
+from prefopt.core.ticks import ticks
 
 # Okabe and Ito's colours, told apart by the colour-blind; dashes tell them apart in print
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
