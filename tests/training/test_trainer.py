@@ -480,6 +480,8 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, rows):
     state = load_file(path)
     state.pop("model.norm.weight")
     save_file(state, path, metadata={"format": "pt"})
+    (path.parent / checkpoints.MARKER).unlink()
+    checkpoints.mark_complete(path.parent)
     with pytest.raises(PrefoptError, match=r"another model \(model.norm.weight\)"):
         make_trainer(tmp_path, build_loss(DPO), rows, max_steps=3).train(resume_from_checkpoint=True)
 

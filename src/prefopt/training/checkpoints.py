@@ -1,25 +1,35 @@
-"""Checkpoints that count only when whole: a `COMPLETE` marker is the last file written.
+"""Checkpoints that count only when whole: a `COMPLETE` marker, the last file written, lists all others.
 
 A checkpoint is the Trainer's folder `checkpoint-STEP` plus `window.safetensors`, the per-row figures that were not yet
-logged. Optimizer, scheduler and RNG files are private to the run and read with `weights_only`; `training_args.bin`
-(a pickle) is neither written nor read.
+logged. `COMPLETE` holds name, size and SHA-256 of every file; a checkpoint whose files are not those any more is left
+out, since a resumed run would go on with another optimizer, schedule or random state without a word. Optimizer, scheduler
+and RNG files are private to the run and read with `weights_only`; `training_args.bin` (a pickle) is neither written nor
+read.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import PrefoptError, out_of_memory
+from prefopt.tables.records import file_digest
 
 MARKER = "COMPLETE"
 WINDOW = "window.safetensors"
 PREFIX = "checkpoint-"
+STATE = "trainer_state.json"
+READERS = 4  # files hashed at a time
 
 
 def step_of(path: Path) -> int:
@@ -53,13 +63,138 @@ def remove_incomplete(folder: Path) -> None:
 
 
 def mark_complete(path: Path) -> None:
-    """Bring every file of the checkpoint to the disk, then write the marker."""
-    for file in sorted(path.rglob("*")):
-        if file.is_file():
-            _sync(file)
-    (path / MARKER).write_text(f"step {step_of(path)}\n", encoding="utf-8")
-    _sync(path / MARKER)
+    """Bring every file of the checkpoint to the disk, then write the marker that lists them."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    with ThreadPoolExecutor(READERS) as pool:
+        found = dict(
+            zip((str(file.relative_to(path)) for file in files), pool.map(_seal, files), strict=True)
+        )
+    temporary = path / f".{MARKER}.tmp"
+    temporary.write_text(
+        json.dumps({"step": step_of(path), "files": found}, indent=1) + "\n", encoding="utf-8"
+    )
+    _sync(temporary)
+    os.replace(temporary, path / MARKER)
     _sync(path)
+
+
+def _seal(file: Path) -> list[Any]:
+    """Size and SHA-256 of a file that is on the disk."""
+    _sync(file)
+    return [file.stat().st_size, file_digest(file)]
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint that has its marker, in a few words; None if every file is as it was written.
+
+    Raises:
+        PrefoptError: a file cannot be read, for another reason than that it is gone.
+    """
+    try:
+        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        files = {str(name): (int(size), str(sha)) for name, (size, sha) in marker["files"].items()}
+    except FileNotFoundError:
+        return f"no {MARKER} marker"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"{MARKER} cannot be read"
+    if STATE not in files or WINDOW not in files:
+        return f"{MARKER} does not list every file"
+    with ThreadPoolExecutor(READERS) as pool:
+        faults = pool.map(lambda item: _fault(path / item[0], *item[1]), sorted(files.items()))
+        return next((fault for fault in faults if fault), None)
+
+
+def _fault(file: Path, size: int, sha: str) -> str | None:
+    try:
+        if file.stat().st_size != size:
+            return f"{file.name} has {file.stat().st_size} bytes, not {size}"
+        return None if file_digest(file) == sha else f"{file.name} has other content than was written"
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return f"{file.name} is gone"
+    except OSError as error:
+        raise PrefoptError(
+            f"{file}: cannot be read ({error.strerror}); make it readable, or remove the checkpoint"
+        ) from None
+
+
+def check_whole(path: Path) -> None:
+    """Raise unless a checkpoint is as it was written.
+
+    Raises:
+        PrefoptError: naming the file that is not.
+    """
+    fault = damage(path)
+    if fault:
+        raise PrefoptError(_not_complete(path, fault))
+
+
+def _not_complete(path: Path, fault: str) -> str:
+    return f"{path}: not a complete checkpoint ({fault}); give another or start anew"
+
+
+def best_step(path: Path) -> int | None:
+    """The step of the best evaluation so far, as a checkpoint notes it; None where there was none."""
+    try:
+        step = json.loads((path / STATE).read_text(encoding="utf-8")).get("best_global_step")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return step or None
+
+
+def remove_damaged(folder: Path) -> list[str]:
+    """Remove complete checkpoints that a run cannot go on from, newest first, until there is one that it can.
+
+    That is one that is as it was written, and so is the checkpoint of the best evaluation that it names. Returns one
+    line per removed checkpoint.
+    """
+    lines = []
+    for path in reversed(checkpoints(folder)):
+        fault = damage(path)
+        best = None if fault else best_step(path)
+        if best is not None and best != step_of(path):
+            needed = path.with_name(f"{PREFIX}{best}")
+            found = damage(needed)
+            fault = found and f"{needed.name}, the best so far, is damaged ({found})"
+        if not fault:
+            break
+        lines.append(f"{path}: left out, it is damaged: {fault}")
+        _remove(path)
+    return lines
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within: a checkpoint is written. When that fails, what there is of it goes, and one line says why.
+
+    Raises:
+        PrefoptError: the disk is full, a quota or limit is reached, or the folder is read-only.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save knows RuntimeError only
+        if isinstance(error, RuntimeError) and not _is_of_torch_save(error):
+            raise
+        shutil.rmtree(path, ignore_errors=True)
+        before = last_complete(path.parent)
+        start = f"continues from {before.name}" if before else "starts anew"
+        raise PrefoptError(
+            f"{path}: the checkpoint cannot be written ({_reason(error)}); free space on this disk, then run the same "
+            f"command again: it {start}"
+        ) from None
+
+
+def _is_of_torch_save(error: RuntimeError) -> bool:
+    return not out_of_memory(error) and any(
+        word in str(error) for word in ("PytorchStreamWriter", "unexpected pos", "inline_container", "miniz")
+    )
+
+
+def _reason(error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    text = (cause.strerror if isinstance(cause, OSError) else None) or str(error)
+    return " ".join(text.split())[:120]
 
 
 def _sync(path: Path) -> None:
@@ -74,8 +209,12 @@ def prune(folder: Path, keep: Collection[int]) -> None:
     """Remove checkpoints of all steps but those in `keep`; the marker goes first, so that none is left half there."""
     for path in checkpoints(folder):
         if step_of(path) not in keep:
-            (path / MARKER).unlink(missing_ok=True)
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    (path / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def save_window(path: Path, columns: Mapping[str, Tensor]) -> None:
@@ -90,7 +229,5 @@ def load_window(path: Path) -> dict[str, Tensor]:
         PrefoptError: the folder is not a complete checkpoint.
     """
     if not is_complete(path):
-        raise PrefoptError(
-            f"{path}: not a complete checkpoint (no {MARKER} marker); give another or start anew"
-        )
+        raise PrefoptError(_not_complete(path, f"no {MARKER} marker"))
     return load_file(path / WINDOW)

@@ -10,6 +10,7 @@ Differences from transformers' Trainer, all for exactness:
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ from prefopt.training.collate import Example, Examples, Share, ShareCollator, St
 from prefopt.training.forward import Table, joined
 from prefopt.training.rows import RowCollator
 from prefopt.training.settings import PreferenceConfig
+
+logger = logging.getLogger("prefopt.train")
 
 
 class StepTrainer(Trainer):
@@ -143,27 +146,41 @@ class StepTrainer(Trainer):
     # ---- checkpoints ------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train. True resumes from the last complete checkpoint in `output_dir`, or starts when there is none.
+        """Train. True resumes from the last whole checkpoint in `output_dir`, or starts when there is none.
 
-        With `keep="best"` the weights of the best evaluation are loaded at the end.
+        Damaged checkpoints are left out with a warning. With `keep="best"` the weights of the best evaluation are
+        loaded at the end.
 
         Raises:
-            PrefoptError: `resume_from_checkpoint` is no complete checkpoint; NaN during training.
+            PrefoptError: `resume_from_checkpoint` is no whole checkpoint; NaN during training; a full disk.
         """
         folder = Path(self.args.output_dir)
         if self.args.should_save:
             checkpoints.remove_incomplete(folder)
+            if resume_from_checkpoint is True:
+                self._leave_out_damaged(folder)
         self.accelerator.wait_for_everyone()
         path = checkpoints.last_complete(folder) if resume_from_checkpoint is True else resume_from_checkpoint
+        if path and resume_from_checkpoint is not True:
+            checkpoints.check_whole(Path(path))
         if path:
             self.read_own(Path(path))
         result = super().train(resume_from_checkpoint=str(path) if path else None, **kwargs)
         best = self.state.best_global_step
         if self.args.keep == "best" and best not in (None, 0, self.state.global_step):
             self.state.best_model_checkpoint = str(folder / f"{checkpoints.PREFIX}{best}")
+            checkpoints.check_whole(Path(self.state.best_model_checkpoint))
             self._load_best_model()
         self.accelerator.wait_for_everyone()  # whoever removes checkpoints next must not be ahead of a reader
         return result
+
+    def _leave_out_damaged(self, folder: Path) -> None:
+        lines = checkpoints.remove_damaged(folder)
+        if lines:
+            start = checkpoints.last_complete(folder)
+            logger.warning(
+                "%s; training goes on from %s", "; ".join(lines), start.name if start else "its beginning"
+            )
 
     def read_own(self, path: Path) -> None:
         """Read from a checkpoint what the Trainer knows nothing of."""
@@ -193,13 +210,15 @@ class StepTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            super()._save_checkpoint(model, trial)
+            with checkpoints.writing(path):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self.write_own(path)
-            checkpoints.mark_complete(path)
+            with checkpoints.writing(path):
+                self.write_own(path)
+                checkpoints.mark_complete(path)
             kept = [checkpoints.step_of(p) for p in checkpoints.checkpoints(folder)][-(limit or 1) :]
             checkpoints.prune(folder, {*kept, self.state.best_global_step or -1})
         self.accelerator.wait_for_everyone()
