@@ -1,10 +1,10 @@
-# quickstart: the whole pipeline on the embedded task.   test: lint, types and tests.   setup: the environment alone.
+# quickstart: the whole pipeline on the embedded task.   test: lint, types and tests.   setup: the environment alone.   docs: the site.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart setup test slow lint clean
+.PHONY: quickstart setup test slow lint docs clean
 
 quickstart: $(VENV)/core.done
 	$(BIN)/prefopt run quickstart
@@ -22,6 +22,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# into build/site; a warning is an error, nothing is fetched
+docs: $(VENV)/docs.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -32,6 +37,10 @@ $(VENV)/core.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/dev.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[dev,suite]'
 	touch $@ $(VENV)/core.done
+
+$(VENV)/docs.done: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) runs build dist

@@ -23,6 +23,15 @@ def test_every_module_says_what_it_is():
     assert lines == []
 
 
+def test_every_folder_says_what_it_is():
+    tool = _tool()
+    folders = {path.parent.relative_to(tool.PACKAGE).as_posix() for path in tool.PACKAGE.rglob("*.py")} - {
+        "."
+    }
+    shown = {line.split()[0].rstrip("/") for line in tool.tree().splitlines()}
+    assert folders <= shown
+
+
 def test_linked_files_and_make_targets_exist():
     text = (ROOT / "README.md").read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]

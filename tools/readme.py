@@ -1,14 +1,15 @@
-"""Write the generated parts of the documents: the tree in docs/architecture.md, and in README.md the result of a finished quickstart.
+"""Write the generated parts of the documents: tree and sizes in docs/architecture.md, and in README.md the result of a finished quickstart.
 
     python tools/readme.py [runs/quickstart]
 
-Without a run folder only the tree is written anew. A test holds the tree against the code.
+Without a run folder only docs/architecture.md is written anew. A test holds the tree against the code, and the sizes roughly.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -17,20 +18,30 @@ PACKAGE = ROOT / "src" / "prefopt"
 
 
 def tree() -> str:
-    """One line per file of the package: its path and the first line of its docstring."""
+    """One line per file of the package: its path below src/prefopt, and the first line of its docstring."""
     lines = ["    src/prefopt/"]
-    files = sorted(PACKAGE.rglob("*.py"), key=lambda path: (len(path.relative_to(PACKAGE).parts) > 1, path))
-    folder = PACKAGE
-    for path in files:
-        if path.parent != folder:
-            folder = path.parent
-            lines.append(f"      {folder.relative_to(PACKAGE)}/")
+    for path in sorted(PACKAGE.rglob("*.py"), key=_place):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         about = text.splitlines()[0].rstrip(".") if text else ""
-        indent = "      " if folder == PACKAGE else "        "
-        if path.name != "__init__.py" or about:
-            lines.append(f"{indent}{path.name:<24}{about}".rstrip())
+        name = path.relative_to(PACKAGE)
+        if name.name == "__init__.py" and path.parent != PACKAGE:
+            name = f"{name.parent}/"
+            if not about:
+                continue
+        lines.append(f"      {name!s:<40}{about}".rstrip())
     return "\n".join(lines)
+
+
+def _place(path: Path) -> tuple[bool, Path, bool, Path]:
+    """Files of the package itself first; in a folder `__init__.py` first."""
+    parent = path.relative_to(PACKAGE).parent
+    return (len(parent.parts) > 0, parent, path.name != "__init__.py", path)
+
+
+def sizes() -> str:
+    """Files and lines per folder, as `python tools/layout.py --table` prints them."""
+    layout = runpy.run_path(str(ROOT / "tools" / "layout.py"))
+    return layout["table"](layout["modules"]())
 
 
 def quickstart(folder: Path) -> str:
@@ -61,6 +72,7 @@ def put(text: str, name: str, inner: str) -> str:
 
 def main() -> None:
     """Write docs/architecture.md, and README.md where a run is given."""
+    _rewrite(ROOT / "docs" / "architecture.md", "sizes", sizes())
     _rewrite(ROOT / "docs" / "architecture.md", "tree", tree())
     if len(sys.argv) > 1:
         _rewrite(ROOT / "README.md", "quickstart", quickstart(Path(sys.argv[1])))
