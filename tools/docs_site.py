@@ -1,7 +1,7 @@
 """What the site has besides docs/: the README as its first page, the reference pages, and the project's files that pages link to.
 
 A hook of MkDocs (`hooks:` in mkdocs.yml). Pages link to files of the project as they do on a code host (`../src/...`); on the site such a
-link leads to a page that shows the file, so that the site stands alone. Nothing here needs MkDocs but the two events at the end.
+link leads to a page that shows the file, so that the site stands alone. Nothing here needs MkDocs but the events at the end.
 """
 
 from __future__ import annotations
@@ -201,6 +201,20 @@ def shown(page: str, name: str) -> str:
         return relink(text, (ROOT / name).parent, page)
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text) or [""]))
     return f"# {name}\n\n{fence}{LANGUAGES.get(Path(name).suffix, 'text')}\n{text.rstrip()}\n{fence}\n"
+
+
+def missing_pages(nav: Any) -> list[str]:
+    """Pages of docs/ that the table of contents does not name."""
+    named = set(re.findall(r"[\w./-]+\.md", str(nav)))
+    return [page.name for page in sorted(DOCS.glob("*.md")) if page.name not in named]
+
+
+def on_config(config: Any) -> Any:
+    """MkDocs: a page that nobody has put into the table of contents stands at its end."""
+    missing = missing_pages(config["nav"])
+    if missing:
+        config["nav"].append({"More": missing})
+    return config
 
 
 def on_files(files: Any, config: Mapping[str, Any]) -> Any:

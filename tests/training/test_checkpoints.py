@@ -168,7 +168,9 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_written_is_one_line_and_the_r
     assert limit < max(sizes.values())
     with (
         files_up_to(limit),
-        pytest.raises(PrefoptError, match=r"checkpoint cannot be written.*free space.*continues from") as told,
+        pytest.raises(
+            PrefoptError, match=r"checkpoint cannot be written.*free space.*continues from"
+        ) as told,
     ):
         make_trainer(folder, build_loss(DPO), rows, **RUN).train(resume_from_checkpoint=True)
     assert "\n" not in str(told.value)
