@@ -64,12 +64,11 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_way_of_a_pair_passes_functions_that_exist():
-    steps = re.findall(r"\[`(prefopt\.[\w.]+)`\]\(\.\./src/([\w/]+\.py)\)", ARCHITECTURE.read_text())
+    steps = re.findall(r"\[`(\w+)\.([\w.]+)`\]\(\.\./(src/[\w/]+\.py)\)", ARCHITECTURE.read_text())
     assert len(steps) >= 10
-    for name, path in steps:
-        module = path.removesuffix(".py").replace("/", ".")
-        assert name.startswith(f"{module}."), name
-        assert name.removeprefix(f"{module}.") in _defined(ROOT / "src" / path), name
+    for module, function, path in steps:
+        assert Path(path).stem == module, path
+        assert function in _defined(ROOT / path), f"{path}: {function}"
 
 
 def test_places_for_new_things_and_their_tables_exist():
@@ -230,6 +229,13 @@ def test_links_that_leave_the_pages_are_followed_on_the_site():
     )
     assert site.relink("[a](docs/losses.md)", ROOT, "project/CHANGELOG.md") == "[a](../losses.md)"
     assert site.project_files()["source/tools/layout.py.md"] == "tools/layout.py"
+
+
+def test_parts_of_a_page_from_elsewhere_are_found():
+    found = _tool("docs_site").foreign_parts(
+        '<script src="https://a.b/c.js"></script><link href=//d.e/f.css><a href="https://g.h"></a><img src="i.png">'
+    )
+    assert found == ['<script src="https://a.b/c.js">', "<link href=//d.e/f.css>"]
 
 
 def test_every_setting_is_on_the_settings_page():

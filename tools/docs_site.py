@@ -118,6 +118,8 @@ def _type(annotation: Any) -> str:
         return ", ".join(str(arg) for arg in args)
     if origin in (typing.Union, types.UnionType):
         return " or ".join("null" if arg is type(None) else _type(arg) for arg in args)
+    if origin is dict:
+        return "mapping"
     if origin is not None:
         inner = ", ".join("..." if arg is Ellipsis else _type(arg) for arg in args)
         return f"{origin.__name__} of {inner}" if origin in (list, set) else f"{origin.__name__}[{inner}]"
@@ -140,7 +142,9 @@ def _limits(metadata: Any) -> Iterator[str]:
 
 
 def _plain(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value) or '""'
 
 
 def _cell(text: str) -> str:
@@ -227,6 +231,22 @@ def on_files(files: Any, config: Mapping[str, Any]) -> Any:
         level = InclusionLevel.NOT_IN_NAV if page.startswith("source/") else InclusionLevel.UNDEFINED
         files.append(File.generated(config, page, content=shown(page, name), inclusion=level))
     return files
+
+
+def foreign_parts(html: str) -> list[str]:
+    """Scripts, styles, fonts, pictures and frames that a page would fetch from elsewhere."""
+    tags = re.findall(r"<(?:script|img|iframe|link|source)\b[^>]*>", html)
+    return [tag for tag in tags if re.search(r"""\b(?:src|href)=["']?(?:https?:)?//""", tag)]
+
+
+def on_post_build(config: Any) -> None:
+    """MkDocs: an error where a page of the site would fetch anything from elsewhere."""
+    from mkdocs.exceptions import PluginError
+
+    for page in sorted(Path(config["site_dir"]).rglob("*.html")):
+        found = foreign_parts(page.read_text(encoding="utf-8"))
+        if found:
+            raise PluginError(f"{page}: fetched from elsewhere: {found[0]}")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
