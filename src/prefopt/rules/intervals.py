@@ -11,7 +11,7 @@ import numpy as np
 Z95 = 1.959963984540054  # normal quantile of a two-sided 95% interval
 
 
-def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
+def wilson(successes: float | int, n: float | int, z: float | int = Z95) -> tuple[float, float]:
     """Wilson score interval of a share (Wilson 1927): `(low, high)`, within 0..1; `(0, 1)` when n is 0.
 
     `successes` may be fractional (shares of several samples); `n` may be an effective number.
@@ -27,7 +27,7 @@ def wilson(successes: float, n: float, z: float = Z95) -> tuple[float, float]:
     return max(0.0, low), min(1.0, high)
 
 
-def share_interval(values: Sequence[float], groups: Sequence[Hashable] | None = None) -> dict[str, Any]:
+def share_interval(values: Sequence[float | int], groups: Sequence[Hashable] | None = None) -> dict[str, Any]:
     """Mean of outcomes (0, 1, or 0.5 for a tie) with a 95% Wilson interval: `{"mean", "low", "high", "n"}`.
 
     `groups` names the prompt of every outcome (default: each its own); n counts groups. Outcomes of one prompt are not
@@ -113,7 +113,7 @@ def mcnemar(gained: int, lost: int) -> dict[str, float]:
 
 
 def paired_difference(
-    before: Sequence[float], after: Sequence[float], groups: Sequence[Hashable] | None = None
+    before: Sequence[float | int], after: Sequence[float | int], groups: Sequence[Hashable] | None = None
 ) -> dict[str, Any]:
     """Mean of `after - before` over the same items with a 95% interval: `{"mean", "low", "high", "n"}`.
 
