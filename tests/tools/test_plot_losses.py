@@ -7,9 +7,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from command import command
 
-from prefopt.cli.app import app
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import LOSSES, curve, export_mirror
 from prefopt.losses.recipe import build_loss
@@ -88,10 +87,10 @@ def test_bad_names_are_told(names: list[str], says: str) -> None:
 
 
 def test_the_command_lists_or_plots(tmp_path) -> None:
-    listed = CliRunner().invoke(app, ["losses"])
+    listed = command("losses")
     assert listed.exit_code == 0
     assert "chipo" in listed.output
     target = tmp_path / "a" / "b.svg"
-    drawn = CliRunner().invoke(app, ["losses", "plot", "dpo", "ipo", "--output", str(target)])
+    drawn = command("losses", "plot", "dpo", "ipo", "--output", target)
     assert drawn.exit_code == 0
     assert target.read_text(encoding="utf-8") == plot_losses(["dpo", "ipo"])

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import reward_models as small
 import torch
-from typer.testing import CliRunner
+from command import command
 
-from prefopt.cli.app import app
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
 from prefopt.judges.reward_model import RewardScorer
@@ -329,10 +328,10 @@ def test_the_verb(tmp_path):
     write_table(small.pairs_table(24), source)
     words = ["train-reward", "--input", str(source), "--model", "tiny", "--output", str(tmp_path / "out")]
     words += ["--kind", "pairwise", "--steps", "2", "--pairs-per-step", "8", "--heldout", "0.4"]
-    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    result = command(*words)
     assert result.exit_code == 0
     assert "heldout_accuracy" in result.output
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["stage"] == "train-reward"
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
-    assert "--margin_scale" in CliRunner().invoke(app, ["help", "train-reward"]).output
+    assert "--margin_scale" in command("help", "train-reward").output

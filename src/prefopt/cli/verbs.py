@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from prefopt.cli.registry import OPEN, WITHOUT
 from prefopt.core.errors import PrefoptError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 VERBS = {
     "data": "read a file of prompts, completions or pairs and write it as a table",
     "sample": "sample N completions per prompt",
-    "judge": "extract and check final answers, statistics per prompt",
+    "judge": "extract and check final answers, or score by a reward model; statistics per prompt",
     "rank": "make pairs from judged completions",
     "reference": "reference log-probs of every pair, kept in a store",
     "select": "keep the pairs that the reference model shows to be clear",
@@ -29,38 +30,74 @@ VERBS = {
 }
 STAGE_OF = {"weigh": "weight"}
 RETRY = "--retry-failed"
+MODEL_VERBS = ("sample", "reference", "train", "train-reward", "evaluate")  # --model is theirs, not a setting
+Seed = Annotated[int, typer.Option(help="seed of the stage")]
+Strict = Annotated[bool, typer.Option("--strict", help="bad rows are errors instead of counted drops")]
+Retry = Annotated[
+    bool, typer.Option(RETRY, help="ask the rows again that a server gave up on, and no others")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML with the stage's settings, or a whole recipe")
+]
+Model = Annotated[str | None, typer.Option(help="model directory, builtin:quickstart/base or a hub name")]
+Estimate = Annotated[
+    bool, typer.Option("--dry-run", help="print the calls and tokens it would take, and ask no judge")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Declare one verb per stage."""
+    for verb, about in VERBS.items():
+        _add_stage_command(app, verb, about)
+
+
+def _add_stage_command(app: typer.Typer, verb: str, about: str) -> None:
+    def command(
+        context: typer.Context,
+        source: Annotated[str, typer.Option("--input", help="Parquet file, stage folder or data file")],
+        output: Annotated[Path | None, typer.Option(help="folder to write")] = None,
+        config: ConfigFile = None,
+        model: Model = None,
+        seed: Seed = 0,
+        strict: Strict = False,
+        retry_failed: Retry = False,
+        dry_run: Estimate = False,
+    ) -> None:
+        options = (config, model, seed, strict, retry_failed, dry_run)
+        run_verb(verb, source, output, options, context.args)
+
+    command.__doc__ = f"{about[0].upper()}{about[1:]}."
+    without = {"model"} - ({"model"} if verb in MODEL_VERBS else set())
+    WITHOUT[(verb,)] = frozenset(without | (set() if verb == "rank" else {"dry_run"}))
+    app.command(verb, context_settings=OPEN)(command)
 
 
 def run_verb(
     verb: str,
     source: str,
     output: Path | None,
-    options: tuple[Path | None, str | None, int, bool, bool],
+    options: tuple[Path | None, str | None, int, bool, bool, bool],
     words: list[str],
 ) -> None:
-    """Run one stage on one input. options: settings file, model, seed, strict, retry_failed; words: overrides `--key value`.
+    """Run one stage on one input. options: settings file, model, seed, strict, retry_failed, dry_run; words: `--key value`.
 
     Raises:
         PrefoptError: bad settings or input, with the remedy.
     """
     from prefopt.core.settings import load_yaml, merge, parse_config, parse_overrides
     from prefopt.stages.alone import run_alone
-    from prefopt.stages.rank.estimate import judge_words
     from prefopt.tables.context import Context
 
-    file, model, seed, strict, retry_failed = options
+    file, model, seed, strict, retry_failed, dry_run = options
     stage = stage_of(verb)
     settings = _section(load_yaml(file), stage) if file else {}
-    dry = False
-    if stage.name == "rank":
-        words, dry = judge_words(words)
-        if isinstance(settings.get("judge"), str):
-            settings["judge"] = {"kind": settings["judge"]}
+    if stage.name == "rank" and isinstance(settings.get("judge"), str):
+        settings["judge"] = {"kind": settings["judge"]}
     settings = merge(settings, parse_overrides(words))
     if stage.name == "data":
         settings["path"] = source
     config = parse_config(stage.config, settings, str(file) if file else f"prefopt {verb}")
-    if dry:
+    if dry_run:
         return _print_estimate(config, source, seed)
     if output is None:
         raise PrefoptError(f"prefopt {verb}: where to? give --output DIR")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,6 +17,22 @@ from prefopt.core.errors import PrefoptError, nearest
 C = TypeVar("C", bound="Config")
 _NUMBER = re.compile(r"[-+]?(\d{1,300}|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+)")
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Note on a text field: the names it may have, read from a table when they are shown, so that plug-ins are among them."""
+
+    table: Callable[[], Iterable[str]]
+
+    @property
+    def names(self) -> list[str]:
+        """The names, in the table's order."""
+        return list(self.table())
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        """The names as suggestions: an editor offers them, and takes what a plug-in adds."""
+        return {"anyOf": [{"enum": self.names}, handler(core)]}
 
 
 class Config(BaseModel):
@@ -143,11 +160,11 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             if not words or (words[0].startswith("--") and len(words[0]) > 2):
                 raise PrefoptError(f"option '--{key}' has no value; write '--{key} VALUE'")
             value = words.pop(0)
-        _put(tree, key.replace("-", "_").split("."), _scalar(value))
+        _put(tree, key.replace("-", "_").split("."), read_value(value))
     return tree
 
 
-def _scalar(text: str) -> Any:
+def read_value(text: str) -> Any:
     """A flag's value: what YAML says where it is plainly a number, truth value, null, [list], {mapping} or "quoted".
 
     Everything else is the text itself, character by character: YAML would cut `a # b`, read `12:30` as 750 and

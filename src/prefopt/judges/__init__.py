@@ -10,12 +10,12 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field, field_validator
 
 from prefopt.core.errors import PrefoptError, nearest
-from prefopt.core.settings import Config
+from prefopt.core.settings import Config, OneOf
 from prefopt.engines.client import ServerSettings
 from prefopt.tables.records import file_digest
 from prefopt.verify import VerifyConfig
@@ -108,7 +108,7 @@ class SimulatedSettings(Config):
 class PairwiseJudgeConfig(Config):
     """Settings of the pairwise judge."""
 
-    kind: str = Field(description=f"what compares: {', '.join(JUDGES)}")
+    kind: Annotated[str, OneOf(lambda: JUDGES)] = Field(description=f"what compares: {', '.join(JUDGES)}")
     name: str | None = Field(None, description="recorded: which judge of the file, or majority (of votes)")
     complete: Literal["none", "hub"] = Field(
         "none", description="recorded: hub compares two answers by their verdicts against a common third one"

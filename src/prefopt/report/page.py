@@ -6,7 +6,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,15 +32,36 @@ _JUDGEMENT = re.compile(
 _HYPHEN = re.compile(r"(?<![\w-])-(?=\d)")
 
 
+# what stands in place of a section that could not be made
+NOTHING: dict[str, Any] = {
+    "first": dict.fromkeys(("metric", "before", "after", "ladder", "n", "of", "arm"))
+    | {"verdict": [], "warnings": [], "facts": []},
+    "made": {"about": "", "recipe": "", "stages": [], "versions": {"prefopt": ""}, "seconds": []},
+    "flow": [],
+}
+TITLES = {
+    "first": "Result",
+    "made": "How it was made",
+    "flow": "From the input to the model",
+    "gap": "Reference gap",
+}
+
+
 def write_report(folder: Path) -> Path:
     """Write `report.html` of a finished run and return its path. Equal run folders give equal bytes.
+
+    A section that cannot be made is shown as failed, there and by a warning on standard error.
 
     Raises:
         PrefoptError: the folder holds no finished run, or the file cannot be written.
     """
     run = load_run(Path(folder))
     path = run.folder / "report.html"
-    page = render(run)
+    page, failed = _render(run)
+    for section, problem in failed.items():
+        sys.stderr.write(
+            f"warning: the report's section {section!r} failed ({problem}); the run is complete\n"
+        )
     with atomic_file(path) as temporary:
         temporary.write_bytes(page.encode("utf-8"))
     return path
@@ -47,6 +69,49 @@ def write_report(folder: Path) -> Path:
 
 def render(run: RunData) -> str:
     """The page as text, free of characters that UTF-8 or HTML cannot hold."""
+    return _render(run)[0]
+
+
+def _render(run: RunData) -> tuple[str, dict[str, str]]:
+    """The page, and section -> why it failed."""
+    makers: dict[str, Callable[[RunData], Any]] = {
+        "first": sections.first_screen,
+        "accuracy": sections.accuracy,
+        "rounds": rounds,
+        "flow": data_sections.flow,
+        "comparisons": comparisons,
+        "difficulty": data_sections.difficulty,
+        "gap": data_sections.gap,
+        "training": training,
+        "answers": answers,
+        "made": _made,
+    }
+    views: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for name, maker in makers.items():
+        # whatever is wrong in one section, the others and the run are not lost by it
+        try:
+            views[name] = maker(run)
+        except Exception as error:
+            failed[name] = _problem(error)
+            views[name] = NOTHING.get(name)
+    try:
+        return _page(run, views, failed), failed
+    except Exception:
+        empty = {name: NOTHING.get(name) for name in views}
+        for name in [name for name in views if name not in failed]:
+            try:
+                _page(run, {**empty, name: views[name]}, {})
+            except Exception as error:
+                failed[name], views[name] = _problem(error), empty[name]
+    return _page(run, views, failed), failed
+
+
+def _problem(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _page(run: RunData, views: Mapping[str, Any], failed: Mapping[str, str]) -> str:
     from markupsafe import Markup
 
     script = _file("script.js")
@@ -55,18 +120,10 @@ def render(run: RunData) -> str:
         name=run.summary.get("recipe") or run.folder.name,
         about=run.summary.get("about") or "",
         single=len(run.summary["arms"]) == 1,
-        first=sections.first_screen(run),
-        accuracy=sections.accuracy(run),
+        **views,
+        failed=[(TITLES.get(section, section.capitalize()), problem) for section, problem in failed.items()],
         accuracy_about=_accuracy_about(run),
-        rounds=rounds(run),
-        flow=data_sections.flow(run),
-        comparisons=comparisons(run),
         longest_answer=LONGEST,
-        difficulty=data_sections.difficulty(run),
-        gap=data_sections.gap(run),
-        training=training(run),
-        answers=answers(run),
-        made=_made(run),
         style=Markup(_file("style.css")),
         script=Markup(script),
         script_hash=f"sha256-{digest}",

@@ -312,8 +312,8 @@ def _failed(output: Path, folders: Mapping[str, Mapping[str, str]]) -> dict[str,
 # ---- on the terminal
 
 
-def print_summary(summary: Summary, report_path: Path) -> None:
-    """A table of the arms, the verdict, and the report's path on a line of its own, on standard output."""
+def print_summary(summary: Summary, report_path: Path | None = None) -> None:
+    """A table of the arms, the verdict, and the report's path (if any) on a line of its own, on standard output."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -335,11 +335,9 @@ def print_summary(summary: Summary, report_path: Path) -> None:
         console.print(table)
     for said in summary["verdict"]:
         console.print(escape(said), highlight=False)
-    console.print(
-        f"report: {len(summary['arms'])} arm(s), {summary['seconds']:.0f} s", highlight=False, style="dim"
-    )
-    # not wrapped, so that it can be clicked and copied
-    console.print(escape(str(report_path)), highlight=False, soft_wrap=True)
+    console.print(f"{len(summary['arms'])} arm(s), {summary['seconds']:.0f} s", highlight=False, style="dim")
+    if report_path is not None:  # not wrapped, so that it can be clicked and copied
+        console.print(escape(str(report_path)), highlight=False, soft_wrap=True)
 
 
 _TITLES = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from prefopt.core.settings import Config
+from prefopt.core.settings import Config, OneOf
 from prefopt.engines import ENGINES, Dtype, known_engine
 from prefopt.engines.client import ServerSettings
 from prefopt.stages.data.settings import DataConfig
@@ -37,7 +37,9 @@ class EvaluateConfig(Config):
     batch_size: int = Field(
         256, ge=1, description="completions written at once; part of what fixes the samples"
     )
-    engine: str = Field("transformers", description=f"what writes: {', '.join(ENGINES)}")
+    engine: Annotated[str, OneOf(lambda: ENGINES)] = Field(
+        "transformers", description=f"what writes: {', '.join(ENGINES)}"
+    )
     server: ServerSettings | None = Field(None, description="engine server: whom to ask")
     dtype: Dtype = Field("auto", description="dtype of the model; auto is the checkpoint's own")
     verifier: VerifyConfig = Field(VerifyConfig(), description="how final answers are found and compared")  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""`prefopt rank --dry-run`: what ranking by a judge would cost; and the words of the command line about the judge."""
+"""`prefopt rank --dry-run`: what ranking by a judge would cost."""
 
 from __future__ import annotations
 
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 
 CHARS_PER_TOKEN = 4.0  # English text
 VERDICT_TOKENS = 150  # of a judge that writes a few sentences before its verdict
-DRY_RUN = "--dry-run"
-
-
-def judge_words(words: Sequence[str]) -> tuple[list[str], bool]:
-    """The words without `--dry-run`, and whether it was there. `--judge X` is `--judge.kind X`, `--judge-name X` `--judge.name X`."""
-    said = {"--judge": "--judge.kind", "--judge-name": "--judge.name", "--judge_name": "--judge.name"}
-    kept = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        kept.append(said.get(key, key) + equals + value)
-    return [word for word in kept if word != DRY_RUN], DRY_RUN in kept
 
 
 def estimate(rows: Sequence[Row], config: RankConfig, context: Context) -> dict[str, Any]:

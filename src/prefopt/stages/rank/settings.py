@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.errors import nearest
-from prefopt.core.settings import Config
+from prefopt.core.settings import Config, OneOf
 from prefopt.judges import PairwiseJudgeConfig
 from prefopt.stages.rank.judged import TOURNAMENTS
 
@@ -20,7 +20,7 @@ from prefopt.stages.rank.strategies import STRATEGIES
 class RankConfig(Config):
     """Settings of the pairing."""
 
-    strategy: str | None = Field(
+    strategy: Annotated[str | None, OneOf(lambda: STRATEGIES)] = Field(
         None,
         description="by a judge: ipr (king of the hill), round_robin, knockout; without one: verify (right against wrong), "
         "score (best against worst by `score`), given (the rows are pairs); null: ipr where there is a judge, else verify",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from prefopt.core.settings import Config
+from prefopt.core.settings import Config, OneOf
 from prefopt.engines import ENGINES, Dtype, VllmSettings, known_engine
 from prefopt.engines.client import ServerSettings
 from prefopt.stages.sample.sources import (
@@ -34,7 +34,9 @@ class SampleConfig(Config):
     system: str | None = Field(
         None, description="system prompt for all prompts; it stays in their column prompt"
     )
-    engine: str = Field("transformers", description=f"what writes: {', '.join(ENGINES)}")
+    engine: Annotated[str, OneOf(lambda: ENGINES)] = Field(
+        "transformers", description=f"what writes: {', '.join(ENGINES)}"
+    )
     models: list[ModelSource] | None = Field(
         None, description="several models that answer each prompt: [{model, name, n, engine, server}, ...]"
     )

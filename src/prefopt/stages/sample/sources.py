@@ -8,12 +8,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, field_validator
 
 from prefopt.core.errors import PrefoptError
-from prefopt.core.settings import Config
+from prefopt.core.settings import Config, OneOf
 from prefopt.engines import ENGINES, WITHOUT_MODEL, known_engine
 from prefopt.engines.client import ServerSettings
 from prefopt.tables.records import Row
@@ -27,7 +27,9 @@ class ModelSource(Config):
         None, min_length=1, description="its name in the column model (null: the directory's or the server's)"
     )
     n: int | None = Field(None, ge=1, description="its completions per prompt")
-    engine: str | None = Field(None, description=f"what writes: {', '.join(ENGINES)}")
+    engine: Annotated[str | None, OneOf(lambda: ENGINES)] = Field(
+        None, description=f"what writes: {', '.join(ENGINES)}"
+    )
     server: ServerSettings | None = Field(None, description="engine server: whom to ask")
 
     @field_validator("engine")

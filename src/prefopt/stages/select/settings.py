@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.errors import nearest
-from prefopt.core.settings import Config
+from prefopt.core.settings import Config, OneOf
 from prefopt.rules.selection import RULES
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ Score = Literal["gap_mean", "gap_sum", "abs_gap_mean", "abs_gap_sum", "column"]
 class SelectConfig(Config):
     """Settings of the selection."""
 
-    rule: str = Field("top", description=f"which pairs to keep: {', '.join(RULES)}")
+    rule: Annotated[str, OneOf(lambda: RULES)] = Field(
+        "top", description=f"which pairs to keep: {', '.join(RULES)}"
+    )
     score: Score = Field("gap_mean", description="what pairs are ranked by; column: the values of `column`")
     column: str | None = Field(None, description="name of the column of numbers that score `column` reads")
     fraction: float = Field(

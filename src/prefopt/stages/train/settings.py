@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.errors import PrefoptError, nearest
-from prefopt.core.settings import Config
+from prefopt.core.settings import Config, OneOf
 
 if TYPE_CHECKING:
     pass
@@ -43,10 +43,16 @@ class SyncReference(Config):
     every_steps: int = Field(512, ge=1, description="optimizer steps between two updates of the reference")
 
 
+def _losses() -> list[str]:
+    from prefopt.losses import LOSSES
+
+    return list(LOSSES)
+
+
 class TrainConfig(Config):
     """Settings of 07-train."""
 
-    loss: str | dict[str, Any] | list[str | dict[str, Any]] = Field(
+    loss: Annotated[str | dict[str, Any] | list[str | dict[str, Any]], OneOf(_losses)] = Field(
         "dpo",
         description="a loss, or a list of terms that are added, e.g. [{name: dpo, beta: 0.1}, {name: budget}]",
     )

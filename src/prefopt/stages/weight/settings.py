@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from prefopt.core.errors import nearest
-from prefopt.core.settings import Config
+from prefopt.core.settings import Config, OneOf
 from prefopt.rules.weights import SCHEMES
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class WeightConfig(Config):
     """Settings of the weights."""
 
-    scheme: str = Field("difficulty", description=f"how to weigh: {', '.join(SCHEMES)}")
+    scheme: Annotated[str, OneOf(lambda: SCHEMES)] = Field(
+        "difficulty", description=f"how to weigh: {', '.join(SCHEMES)}"
+    )
     alpha: float = Field(0.5, ge=0, description="factor of the odds wrong / right (of the entropy, in nats)")
     epsilon: float = Field(1.0, ge=0, description="adds epsilon / N to the weight of solved prompts")
     errors: Literal["all", "class"] = Field(

@@ -1,0 +1,92 @@
+"""`prefopt run`, its report, and the packaged recipes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefopt.cli.registry import OPEN
+from prefopt.cli.verbs import Model, Retry, Strict, print_failed
+
+recipes_app = typer.Typer(invoke_without_command=True, help="List, show and describe packaged recipes.")
+
+
+def run_command(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="recipe file (YAML), or the name of a packaged recipe")],
+    data: Annotated[str | None, typer.Option(help="input in place of the recipe's data.path")] = None,
+    output: Annotated[Path | None, typer.Option(help="run folder; null: runs/NAME")] = None,
+    model: Model = None,
+    strict: Strict = False,
+    retry_failed: Retry = False,
+) -> None:
+    """Run every stage of a recipe, compare its arms, and write report.html and summary.json.
+
+    The same command again continues a run that was stopped, and does nothing anew that is done.
+    """
+    from prefopt.core.settings import merge, parse_overrides
+    from prefopt.pipeline.recipe import load_recipe
+
+    overrides = parse_overrides(context.args)
+    if data is not None:
+        overrides = merge(overrides, {"data": {"path": data}})
+    if model is not None:
+        overrides["model"] = model
+    loaded = load_recipe(recipe, overrides)
+    folder = output or Path("runs") / loaded.name
+    from prefopt.pipeline.run import run
+    from prefopt.report import write_report
+    from prefopt.report.summary import print_summary
+
+    summary = run(loaded, folder, strict=strict, retry_failed=retry_failed)
+    print_summary(summary)
+    for place, failed in summary["failed"].items():
+        print_failed(failed, f"{place}: ")
+    # last: the summary is printed and saved whatever happens to the page
+    typer.echo(write_report(folder))
+
+
+def report_command(folder: Annotated[Path, typer.Argument(help="folder of a finished run")]) -> None:
+    """Write report.html of a run anew."""
+    from prefopt.report import write_report
+
+    typer.echo(write_report(folder))
+
+
+@recipes_app.callback()
+def recipes_command(context: typer.Context) -> None:
+    """Every packaged recipe by name, with a line of what it is."""
+    from prefopt.core.settings import load_yaml
+    from prefopt.pipeline.recipe import packaged_recipes
+
+    for name, path in packaged_recipes().items():
+        typer.echo(f"{name:<12} {load_yaml(path).get('about', '')}")
+
+
+@recipes_app.command("show")
+def show_command(
+    recipe: Annotated[str, typer.Argument(help="name of a packaged recipe")],
+) -> None:
+    """Print a packaged recipe, to be saved and changed."""
+    from prefopt.pipeline.recipe import find_recipe
+
+    typer.echo(find_recipe(recipe).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes_app.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of recipes, for editors that complete and check YAML."""
+    from prefopt.pipeline.schema import recipe_schema
+
+    schema: dict[str, Any] = recipe_schema()
+    typer.echo(json.dumps(schema, indent=1))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Declare these verbs."""
+    app.command("run", context_settings=OPEN)(run_command)
+    app.command("report")(report_command)
+    app.add_typer(recipes_app, name="recipes")

@@ -1,0 +1,146 @@
+"""Verbs that are no stage: a row as the model sees it, checks of data and judges, adapters, losses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prefopt.cli.registry import OPEN
+from prefopt.cli.verbs import Seed
+from prefopt.core.errors import PrefoptError
+
+
+def inspect_command(
+    source: Annotated[str, typer.Option("--input", help="pairs: Parquet, stage folder or data file")],
+    model: Annotated[str, typer.Option(help="model directory whose tokenizer and chat template count")],
+    row: Annotated[str, typer.Option(help="row number from 0, or an id")] = "0",
+    max_length: Annotated[int, typer.Option(help="truncation, tokens")] = 1024,
+) -> None:
+    """Print a row as the model sees it: tokens, mask, which tokens count."""
+    from prefopt.models.find import resolve_model
+    from prefopt.models.load import load_tokenizer
+    from prefopt.stages.alone import open_input
+    from prefopt.tables.context import Context
+    from prefopt.tables.records import rows_of
+    from prefopt.tools.inspect import describe_row
+
+    rows = rows_of(open_input(source, Context()).table)
+    chosen = _pick(rows, row, source)
+    typer.echo(describe_row(chosen, load_tokenizer(resolve_model(model)), max_length=max_length))
+
+
+def check_command(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(help="data file of any form that `prefopt data` reads")],
+    test: Annotated[str | None, typer.Option(help="test file whose prompts must not be in it")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for the cleaned copy and check.json")] = None,
+) -> None:
+    """Look for repeated, empty, contradictory, contaminated rows and more; settings by --key value (docs/checking.md)."""
+    from prefopt.core.settings import parse_config, parse_overrides
+    from prefopt.tools.check.check import check, print_check, write_check
+    from prefopt.tools.check.settings import CheckConfig
+
+    config = parse_config(CheckConfig, parse_overrides(context.args), "prefopt check")
+    result = check(file, config, test=test)
+    print_check(result.report)
+    if output is not None:
+        typer.echo(f"{result.report['rows_kept']} rows kept -> {write_check(result, output)}")
+
+
+def merge_command(
+    adapter: Annotated[Path, typer.Option(help="directory of the adapter (PEFT)")],
+    output: Annotated[Path, typer.Option(help="directory to write the merged model to")],
+    model: Annotated[str | None, typer.Option(help="base model (default: the one the adapter names)")] = None,
+) -> None:
+    """Merge an adapter into its base model and write the result as a model of its own."""
+    from prefopt.tools.merge import merge_adapter
+
+    typer.echo(merge_adapter(adapter, output, model=model))
+
+
+def judge_check_command(
+    context: typer.Context,
+    source: Annotated[str, typer.Option("--input", help="labelled pairs: prompt, chosen, rejected")],
+    output: Annotated[Path | None, typer.Option(help="folder for judge-check.json and the verdicts")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure a pairwise judge on labelled pairs: --judge KIND, --judge.key value (docs/checking.md)."""
+    from prefopt.core.settings import parse_config, parse_overrides
+    from prefopt.tables.context import Context
+    from prefopt.tools.judge_check import JudgeCheckConfig, judge_check, print_judge_check, write_judge_check
+
+    config = parse_config(JudgeCheckConfig, parse_overrides(context.args), "prefopt judge-check")
+    journal = output / "verdicts.jsonl" if output else None
+    found = judge_check(source, config, Context(seed=seed), journal=journal)
+    print_judge_check(found.figures)
+    if output is not None:
+        typer.echo(write_judge_check(found, output))
+
+
+losses_app = typer.Typer(invoke_without_command=True, help="List or plot losses.")
+
+
+@losses_app.command("plot")
+def plot_command(
+    names: Annotated[list[str] | None, typer.Argument(help="losses, e.g. dpo ipo hinge")] = None,
+    output: Annotated[Path, typer.Option(help="SVG file to write")] = Path("losses.svg"),
+    file: Annotated[
+        list[Path] | None, typer.Option(help="exported mirror loss (JSON); may be repeated")
+    ] = None,
+) -> None:
+    """Draw value and slope against the margin; for mirror losses also phi_inv, psi and g."""
+    from prefopt.tables.records import atomic_file
+    from prefopt.tools.plot_losses import plot_losses
+
+    drawn = plot_losses(names or [], file or [])
+    with atomic_file(output) as temporary:
+        temporary.write_text(drawn, encoding="utf-8")
+    typer.echo(output)
+
+
+@losses_app.callback()
+def losses_command(context: typer.Context) -> None:
+    """List every loss: name, what it needs, hyperparameters with defaults, formula, paper."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from prefopt.losses.table import list_losses
+
+    table = Table(box=box.SIMPLE)
+    for title in ("name", "kind", "needs", "defaults", "formula", "paper"):
+        table.add_column(title, overflow="fold")
+    for entry in list_losses():
+        defaults = ", ".join(f"{k}={v}" for k, v in entry["hyperparameters"].items())
+        cells = (
+            entry["name"],
+            entry["kind"],
+            ", ".join(entry["needs"]),
+            defaults,
+            entry["formula"],
+            entry["paper"],
+        )
+        table.add_row(*(str(cell).replace("[", r"\[") for cell in cells))
+    Console().print(table)
+
+
+def _pick(rows: list[dict[str, Any]], which: str, source: str) -> dict[str, Any]:
+    found = [row for row in rows if row["id"] == which]
+    if found:
+        return found[0]
+    if which.isdigit() and int(which) < len(rows):
+        return rows[int(which)]
+    raise PrefoptError(f"{source}: no row {which!r}; give a number from 0 to {len(rows) - 1} or an id")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Declare these verbs."""
+    app.command("inspect")(inspect_command)
+    app.command("check", context_settings=OPEN)(check_command)
+    app.command("merge-adapter")(merge_command)
+    app.command("judge-check", context_settings=OPEN)(judge_check_command)
+    app.add_typer(losses_app, name="losses")
