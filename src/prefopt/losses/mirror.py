@@ -122,13 +122,15 @@ def learned(
     c alone is the negative entropy, a alone Euclidean, c = d ORPO's log-odds. Serves as phi_inv and as psi.
     """
     a, c, d = (coefficient(value, t, log_x) for value in (a, c, d))
+    log_x = ops.below_one(log_x)  # one clip for all terms: c = d is then the log-odds to the last digit
     out = a * ops.safe_exp(log_x) + c * log_x - d * ops.log1mexp(log_x)
     return out if units is None else out + unit_sum(log_x, t, **units)
 
 
-def learned_g(u: Rows, *, k0: Scalar = 1.0, k1: Scalar = 0.0, k2: Scalar = 0.0) -> Rows:
-    """k0 log sigmoid(u) + k1 u + k2 (1 - e^-u), k >= 0; it need not saturate."""
-    return k0 * ops.logsigmoid(u) + k1 * u + k2 * (1.0 - ops.safe_exp(-u))
+def learned_g(u: Rows, *, beta: Scalar = 1.0, k0: Scalar = 1.0, k1: Scalar = 0.0, k2: Scalar = 0.0) -> Rows:
+    """k0 log sigmoid(v) + k1 v + k2 (1 - e^-v), v = beta u, k >= 0; it need not saturate."""
+    v = beta * u
+    return k0 * ops.logsigmoid(v) + k1 * v + k2 * (1.0 - ops.safe_exp(-v))
 
 
 MAPS: dict[str, Callable[..., Any]] = {

@@ -101,7 +101,7 @@ def read_json(path: str | Path) -> tuple[dict[str, Any], str]:
 
 
 def load_mirror(path: str | Path) -> dict[str, Any]:
-    """The hyperparameters of the mirror loss, with x, provenance, file and sha256.
+    """The hyperparameters of the mirror loss, with x, provenance, closed_form (None for sums), file and sha256.
 
     Raises PrefoptError naming the file: unreadable, another schema or version, missing or bad parameters.
     """
@@ -123,5 +123,11 @@ def load_mirror(path: str | Path) -> dict[str, Any]:
         dataclasses.replace(ROW, x=body["x"]).bind(hyper)
     except PrefoptError as error:
         raise PrefoptError(f"{path}: {error}") from error
-    found = {"x": body["x"], "provenance": body.get("provenance", {}), "file": str(path), "sha256": digest}
+    found = {
+        "x": body["x"],
+        "provenance": body.get("provenance", {}),
+        "closed_form": body.get("closed_form"),
+        "file": str(path),
+        "sha256": digest,
+    }
     return {**hyper, **found}

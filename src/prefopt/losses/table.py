@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from prefopt.core.errors import PrefoptError, nearest
-from prefopt.losses import mirror, pairwise, regularizers, unpaired
+from prefopt.losses import discopop, discovered, mirror, pairwise, regularizers, unpaired
 from prefopt.losses.loss import POSITIVE, Loss, Range, Valid
 
 HALF_OPEN = {"label_smoothing": Range(0, 0.5, open_high=True)}  # 1 - 2e divides
+TAU = {"tau": POSITIVE}
 NOT_ZERO = {"label_smoothing": Range(0, 0.5, open_low=True)}  # log e is taken
 
 LINKED = Valid(
@@ -226,6 +228,62 @@ FREE_ROWS = (
     ),
 )
 
+DISCOPOP_ROWS = (
+    Loss(
+        discopop.dbaql,
+        name="dbaql",
+        ranges=TAU,
+        paper="2406.08414, E.1",
+        formula="s(Var[v/tau]) L(v/.9) + (1 - s(Var[v/tau])) e^(-.9 v), v = beta h, L = -log s, Var over the step",
+        couples="step",
+        of_margin=True,
+        raises_chosen="rises where the margins of a step draw together (the exponential gains weight)",
+    ),
+    Loss(
+        discopop.aql,
+        name="aql",
+        ranges=TAU,
+        paper="2406.08414, E.2",
+        formula="q L(v) + (1-q) max(0, 1 - v), q = s(tau m - v), m = .5 + .01 (E[s(v/tau)] - .5), E over the step",
+        couples="step",
+        of_margin=True,
+    ),
+    Loss(
+        discopop.padll,
+        name="padll",
+        paper="2406.08414, E.3",
+        formula="(.45 where h < 0, else .9) L(v)",
+        of_margin=True,
+        raises_chosen="jumps up where h passes 0 (the decay doubles)",
+    ),
+    Loss(
+        discopop.aqfl,
+        name="aqfl",
+        ranges=TAU,
+        paper="2406.08414, E.4",
+        formula="r L(v) + (1-r) max(0, 1 - v), r = s(.1 |v/tau - m2|), m2 = m1 + .05 (s(E[v/tau]) - m1),"
+        " m1 = E[s(-v/tau)] Var[v/tau], over the step",
+        couples="step",
+        of_margin=True,
+        raises_chosen="rises where the blend turns towards the larger of its two curves",
+    ),
+    Loss(
+        discopop.cell,
+        name="cell",
+        paper="2406.08414, E.5",
+        formula=".5 L(v) + .5 e^-v",
+        of_margin=True,
+    ),
+    Loss(
+        discopop.pfl,
+        name="pfl",
+        ranges=TAU,
+        paper="2406.08414, E.7",
+        formula=".5 L(v/tau) where pi_w > pi_l, else 2 max(0, 1 - v/tau)",
+        raises_chosen="rises where pi_w passes pi_l and v > tau (the hinge is 0 there, the logistic is not)",
+    ),
+)
+
 UNPAIRED_ROWS = (
     Loss(
         unpaired.kto,
@@ -283,8 +341,17 @@ REGULARIZER_ROWS = (
     ),
 )
 
-MIRROR_ROWS = (mirror.ROW,)
-ROWS = MARGIN_ROWS + FREE_ROWS + UNPAIRED_ROWS + REGULARIZER_ROWS + MIRROR_ROWS
+B_DPO = dataclasses.replace(
+    mirror.ROW,
+    name="b_dpo",
+    paper="2411.06568 (as its authors trained Pythia-2.8B on HH)",
+    formula="-log s(beta [phi_inv(x_w) - phi_inv(x_l) - phi_inv(ref_w) + phi_inv(ref_l)]), phi_inv(x) = -x^-.5 (Tsallis q = .5)",
+    defaults={"phi_inv": {"name": "tsallis", "q": 0.5}, "g": {"name": "logistic", "beta": 0.1}},
+    valid=Valid(-78.0, 0.0, "x^-.5 is clipped below log x = -78 (float32)"),
+    raises_chosen="monotone",
+)
+MIRROR_ROWS = (mirror.ROW, B_DPO, *discovered.rows())
+ROWS = MARGIN_ROWS + DISCOPOP_ROWS + FREE_ROWS + UNPAIRED_ROWS + REGULARIZER_ROWS + MIRROR_ROWS
 ALIASES = {"sigmoid": "dpo", "rdpo": "robust", "slic": "hinge", "sft": "nll"}
 
 _BY_NAME = {row.name: row for row in ROWS}
