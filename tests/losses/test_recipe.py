@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from prefopt.core.errors import PrefoptError
-from prefopt.losses import LOSSES, POSITIONAL, build_loss, find_loss, list_losses
+from prefopt.losses import LOSSES, POSITIONAL, build_loss, discovered, find_loss, list_losses
 from prefopt.losses.unpaired import z_ref
 
 rng = np.random.default_rng(11)
@@ -116,20 +116,28 @@ def test_couples_kind_and_weights():
         "bco_pair",
         "aot",
         "aot_unpaired",
+        "dbaql",
+        "aql",
+        "aqfl",
     }
     assert {n for n, loss in seen.items() if loss.kind == "unpaired"} == {"kto", "apo_zero_unpaired", "bco"}
     assert {n for n, loss in seen.items() if not loss.weightable} == {"aot", "aot_unpaired"}
     free = {"simpo", "alphapo", "orpo", "cpo", "slic_hf", "nll"}
+    free |= {row.name for row in discovered.rows() if not row.defaults["reference"]}
     assert {n for n, loss in seen.items() if not loss.needs_reference} == free
 
 
 def test_coupled_losses_see_other_rows_and_the_rest_do_not():
     for row in list_losses():
-        loss = build_loss({"name": row["name"], "scale": 1.0})
+        hyper = (
+            {"tau": 100.0} if row["name"] in ("dbaql", "aqfl") else {}
+        )  # else their sigmoids are 1 for any rows
+        loss = build_loss({"name": row["name"], "scale": 1.0, **hyper})
         out = loss(DATA)
         half = {n: DATA[n][: N // 2] if DATA[n].ndim else DATA[n] for n in loss.needs}
         same = bool(np.array_equal(loss(half), out[: N // 2]))
-        sees = row["name"] in ("bco", "bco_pair", "aot", "aot_unpaired")  # kto's kl comes as an input
+        coupled = ("bco", "bco_pair", "aot", "aot_unpaired", "dbaql", "aql", "aqfl")
+        sees = row["name"] in coupled  # kto's kl comes as an input
         assert same is not sees, row["name"]
 
 
@@ -266,11 +274,14 @@ def test_find_loss_and_the_listing():
 
 
 def test_the_guide_names_every_loss_and_hyperparameter():
-    text = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    docs = Path(__file__).parents[2] / "docs"
+    text = (docs / "losses.md").read_text(encoding="utf-8")
+    text += (docs / "discovery.md").read_text(encoding="utf-8") if discovered.rows() else ""
     for row in list_losses():
         line = next((line for line in text.splitlines() if f"`{row['name']}`" in line and "|" in line), "")
-        assert line or row["name"] == "mirror", row["name"]
-        assert row["name"] == "mirror" or all(
-            key in line or "the same" in line for key in row["hyperparameters"]
-        ), row["name"]
+        whole = (
+            LOSSES[row["name"]].fn is LOSSES["mirror"].fn
+        )  # of the mirror class, which has a section of its own
+        assert f"`{row['name']}`" in text, row["name"]
+        assert whole or all(key in line or "the same" in line for key in row["hyperparameters"]), row["name"]
         assert all(f"`{alias}`" in text for alias in row["aliases"])
