@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart setup test slow lint docs clean
+.PHONY: quickstart setup test slow random chaos lint docs clean
 
 quickstart: $(VENV)/core.done
 	$(BIN)/prefopt run quickstart
@@ -15,7 +15,13 @@ test: setup lint
 	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 4
 
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -p randomly -m slow
+
+random: setup
+	$(BIN)/python -m pytest -p randomly --quiet --numprocesses auto --maxprocesses 4
+
+chaos: setup
+	$(BIN)/python tests/chaos/everything.py
 
 lint: setup
 	$(BIN)/ruff check .

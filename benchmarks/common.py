@@ -216,7 +216,16 @@ class Results:
         ratio = self.result["tables"].get(self.first, {}).get("ratio_pairs_per_s", {}).get("median")
         self.result = {"ratio_pairs_per_s": ratio} | {**self.result, "ratio_pairs_per_s": ratio}
         if self.path:
-            write_json(self.path, self.result)
+            write_json(self.path, without_places(self.result))
+
+
+def without_places(value: Any) -> Any:
+    """The same value with the last name in place of every absolute path: where somebody's files lie is not a result."""
+    if isinstance(value, dict):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 # ---- processes

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
@@ -17,6 +18,9 @@ OFFLINE = {
 }
 os.environ.update(OFFLINE)  # read by the libraries when they are imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# how long an example takes says how busy the machine is, and nothing of the product
+hypothesis.settings.register_profile("prefopt", deadline=None)
+hypothesis.settings.load_profile("prefopt")
 
 
 @pytest.fixture(autouse=True)

@@ -56,9 +56,15 @@ def test_options_choose_tables(modules, tmp_path):
 
 def test_results_are_written_after_each_table_and_added_to(modules, tmp_path):
     common, path = modules["common"], tmp_path / "out.json"
-    results = common.Results(path, {"steps": 1}, keep=False)
+    results = common.Results(path, {"steps": 1, "data": str(tmp_path / "sets"), "loss": "dpo/x"}, keep=False)
     results.add("4:1", {"ratio_pairs_per_s": common.interval([1.0])})
-    assert json.loads(path.read_text())["ratio_pairs_per_s"] is None
+    written = json.loads(path.read_text())
+    assert written["ratio_pairs_per_s"] is None
+    assert written["settings"] == {
+        "steps": 1,
+        "data": "sets",
+        "loss": "dpo/x",
+    }  # where files lie is nobody's matter
     common.Results(path, {}, keep=True).add("1:1", {"ratio_pairs_per_s": common.interval([3.0, 9.0, 4.0])})
     found = json.loads(path.read_text())
     assert next(iter(found)) == "ratio_pairs_per_s"
@@ -173,7 +179,7 @@ def test_tiny_run_against_trl(script, tables, tmp_path, performance, monkeypatch
         "--json",
         path,
     ]
-    subprocess.run(command, check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, timeout=280)
+    subprocess.run(command, check=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, timeout=1100)
     found = json.loads(path.read_text())
     assert ",".join(found["tables"]) == tables
     assert found["ratio_pairs_per_s"] > 0

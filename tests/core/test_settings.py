@@ -158,6 +158,27 @@ def test_bad_flags(words: list[str], problem: str) -> None:
     assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (2**63, "16 hexadecimal digits"),
+        ([{"x": 10**400}], r"key\.0\.x: a number of"),
+        ("a\udcff", "is not UTF-8"),
+        ("a\0b", "holds a zero byte"),
+        ({"a\0": 1}, "a key in it"),
+        ("x" * 5000, r"\(5002 characters\)"),
+    ],
+)
+def test_values_that_no_setting_can_be(value: Any, problem: str) -> None:
+    class Small(Config):
+        key: int = 0
+
+    with pytest.raises(PrefoptError, match=problem) as caught:
+        parse_config(Small, {"key": value}, "file")
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).startswith("file: key")
+
+
 tree = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.lists(st.integers(), max_size=2),
     lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),

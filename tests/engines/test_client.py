@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import time
+from dataclasses import asdict
 from threading import Thread
 
 import numpy as np
@@ -14,7 +15,19 @@ from fake_server import FAULTS, Answer, FakeServer, FaultProxy, seeded_answer
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import Config, parse_config
 from prefopt.engines import client as client_module
-from prefopt.engines.client import FILTERED, GAVE_UP, HOW, NO_ROOM, ChatClient, ChatRequest, ServerSettings
+from prefopt.engines.client import (
+    FILTERED,
+    GAVE_UP,
+    HOW,
+    NO_ROOM,
+    REJECTED,
+    AllRejected,
+    ChatClient,
+    ChatReply,
+    ChatRequest,
+    ServerSettings,
+)
+from prefopt.engines.replies import kept_reply, read_reply
 
 KEY = "sk-test-0123456789abcdefSECRET"
 
@@ -283,6 +296,62 @@ def test_wrong_request_is_one_line_at_once(status, body, line):
         assert len(server.calls) == 1
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_one_refused_prompt_among_many_is_a_reply_with_the_servers_words():
+    refusals = {"bad": (400, {"error": {"message": "odd character"}}), "worse": (422, {"detail": "no"})}
+    with FakeServer(refusals=refusals) as server:
+        questions = ["bad", "a", "b", "worse", "bad"]
+        replies = ChatClient(settings(server.url, concurrency=1)).ask([ask(q) for q in questions])
+    assert [reply.error for reply in replies] == [REJECTED, "", "", REJECTED, REJECTED]
+    assert [reply.said for reply in replies] == ["odd character", "", "", "no", "odd character"]
+
+
+def test_many_refused_requests_in_a_row_stop_the_run_and_are_not_handed_over():
+    kept: list[int] = []
+    with FakeServer(refusals={"bad": (400, {"error": {"message": "no such field"}})}) as server:
+        client = ChatClient(settings(server.url, concurrency=1, rejected_after=3))
+        with pytest.raises(PrefoptError, match=r"no such field; check .* \(3 requests in a row\)"):
+            client.ask(
+                [ask(q) for q in ["a", "bad", "bad", "bad", "b"]], lambda index, reply: kept.append(index)
+            )
+    assert kept == [0]
+
+
+def test_requests_of_which_none_is_answered_are_told_apart_by_who_knows_others():
+    refusals = {"bad": (400, {"error": {"message": "no"}})}
+    with (
+        FakeServer(refusals=refusals) as server,
+        pytest.raises(AllRejected, match=r"refused \(HTTP 400\): no") as caught,
+    ):
+        ChatClient(settings(server.url)).ask([ask("bad"), ask("bad")])
+    assert {index: reply.error for index, reply in caught.value.replies.items()} == {0: REJECTED, 1: REJECTED}
+
+
+@pytest.mark.parametrize("count", [10**30, 2**31, -1, 2.5, "3", True, None, [1], float("inf")])
+def test_token_counts_that_cannot_be_are_none(count):
+    said = {
+        "choices": [{"message": {"content": "a"}}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": count},
+    }
+    reply = read_reply(json.dumps(said).encode())
+    assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("a", 3, None)
+
+
+def test_kept_replies_are_read_back_and_others_are_none():
+    reply = ChatReply("a", "stop", 3, 4, 0.5, ({"A": -0.1},), "", "")
+    kept = json.loads(json.dumps(asdict(reply)))
+    assert kept_reply(kept) == reply
+    for change in (
+        {"text": 3},
+        {"prompt_tokens": 10**30},
+        {"top_logprobs": 3},
+        {"top_logprobs": [[1]]},
+        {"more": 1},
+        {"error": None},
+    ):
+        assert kept_reply({**kept, **change}) is None
+    assert kept_reply(None) is None
 
 
 def test_prompt_in_the_servers_words_is_not_shown():

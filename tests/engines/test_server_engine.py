@@ -137,6 +137,52 @@ def test_given_up_and_lost_rows_alone_are_asked_again(tmp_path):
     assert again.table.num_rows == 12
 
 
+def test_a_row_that_the_server_refuses_is_named_counted_and_not_asked_again(tmp_path, capsys):
+    folder = StageFolder(tmp_path / "01-sample")
+    folder.begin("key")
+    with FakeServer(refusals={"question 3": (400, {"error": {"message": "odd words"}})}) as server:
+        output = sample(table(6), config(server.url), Context(folder=folder))
+        assert output.dropped == {"refused by the server": 2}
+        assert output.table.num_rows == 10
+        assert "sample: row p3-0: refused by the server: odd words" in capsys.readouterr().err
+        server.calls.clear()
+        again = sample(table(6), config(server.url), Context(folder=folder))
+        assert again.dropped == output.dropped
+        assert server.calls == []
+
+
+def test_a_refused_row_alone_does_not_stop_a_run_that_is_started_again(tmp_path):
+    folder = StageFolder(tmp_path / "01-sample")
+    folder.begin("key")
+    with FakeServer(refusals={"question 3": (400, "no")}) as server:
+        sample(table(6), config(server.url), Context(folder=folder))
+        path = folder.work_part("sample", 0).with_name("answers.jsonl")
+        # as if it had been killed before it knew of the others
+        lines = [line for line in path.read_text().splitlines(keepends=True) if "refused" not in line]
+        path.write_text("".join(lines))
+        again = sample(table(6), config(server.url), Context(folder=folder))
+    assert again.dropped == {"refused by the server": 2}
+
+
+def test_lines_of_the_journal_that_cannot_be_used_are_counted_and_asked_again(tmp_path, capsys):
+    folder = StageFolder(tmp_path / "01-sample")
+    folder.begin("key")
+    with FakeServer() as server:
+        first = sample(table(4), config(server.url), Context(folder=folder))
+        path = folder.work_part("sample", 0).with_name("answers.jsonl")
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        spoiled = [
+            {**records[0], "tokens": 10**30}, {**records[1], "end": "maybe"}, {**records[2], "text": None},
+            {"row": records[3]["row"], "id": records[3]["id"]}, {**records[4], "row": -1}, *records[5:],
+        ]  # fmt: skip
+        path.write_text("".join(json.dumps(record) + "\n" for record in spoiled) + "\x00\x00\n" + "[" * 5000)
+        server.calls.clear()
+        again = sample(table(4), config(server.url), Context(folder=folder))
+        assert len(server.calls) == 5
+    assert again.table.data.table.equals(first.table.data.table)
+    assert "answers.jsonl: 7 lines cannot be used; asked again" in capsys.readouterr().err
+
+
 def test_killed_run_repeats_no_stored_call(tmp_path):
     script = [sys.executable, str(Path(__file__).parents[1] / "support" / "kill_server_run.py")]
     with FakeServer(latency_s=0.05) as server:

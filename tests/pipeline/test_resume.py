@@ -37,11 +37,11 @@ def _files(folder: Path) -> dict[str, bytes]:
 def _run(script: list[str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, *script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+        [sys.executable, *script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1100
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_killed_run_ends_byte_for_byte_like_an_uninterrupted_one(tmp_path):
     recipe = tmp_path / "killed.yaml"
     recipe.write_text(RECIPE)

@@ -112,7 +112,7 @@ def test_report_shows_every_round(both):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(290)
+@pytest.mark.timeout(1200)
 def test_killed_rounds_end_byte_for_byte_like_uninterrupted_ones(tmp_path):
     recipe = _write(tmp_path)
     run(load_recipe(recipe), tmp_path / "whole")

@@ -196,3 +196,8 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PrefoptError, match="choose another --output"):
         write_json(tmp_path / "file" / "x.json", {})
+
+
+def test_a_name_with_a_zero_byte_is_refused():
+    with pytest.raises(PrefoptError, match=r"column 'a\\x00b': .* zero byte"):
+        make_table([{"id": "x", "a\0b": 1}])

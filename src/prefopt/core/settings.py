@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from prefopt.core.errors import PrefoptError, nearest
 
 C = TypeVar("C", bound="Config")
+LARGEST = 2**63 - 1  # of a whole number in settings, as in every table
+SHOWN = 200  # characters of a value in an error line
 _NUMBER = re.compile(r"[-+]?(\d{1,300}|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+)")
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 
@@ -45,12 +47,32 @@ def parse_config(kind: type[C], data: Mapping[str, Any], where: str) -> C:
     """Build `kind` from plain data; `where` (file or command) stands in the error.
 
     Raises:
-        PrefoptError: unknown key, wrong type or a value out of range; one line naming the key.
+        PrefoptError: unknown key, wrong type or a value out of range, a text that cannot be stored; one line naming
+            the key.
     """
+    _check_values(data, "", where)
     try:
         return kind.model_validate(dict(data))
     except ValidationError as error:
         raise PrefoptError(f"{where}: {_explain(kind, error)}") from None
+
+
+def _check_values(value: Any, key: str, where: str) -> None:
+    """Refuse what no setting can be: whole numbers beyond 64 bits, text that is not UTF-8 or holds a zero byte."""
+    if isinstance(value, Mapping | list):
+        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, inner in parts:
+            _check_values(name, f"{key} (a key in it)" if key else "a key", where)
+            _check_values(inner, f"{key}.{name}" if key else str(name), where)
+    elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        raise PrefoptError(
+            f"{where}: {key}: a number of {len(hex(value)) - 2} hexadecimal digits; give a smaller one"
+        )
+    elif isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise PrefoptError(f"{where}: {key}: is not UTF-8 ({value[:SHOWN]!a}); rename or mend it")
+        if "\0" in value:
+            raise PrefoptError(f"{where}: {key}: holds a zero byte ({value[:SHOWN]!a}); take it out")
 
 
 def _explain(kind: type[Config], error: ValidationError) -> str:
@@ -61,9 +83,16 @@ def _explain(kind: type[Config], error: ValidationError) -> str:
         return f"unknown key {key!r}, {nearest(path[-1], _known_keys(kind, path[:-1]))}"
     if first["type"] == "missing":
         return f"key {key!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    given = f" (given: {first['input']!r})" if not isinstance(first["input"], dict | list) else ""
+    message = shortened(first["msg"].removeprefix("Value error, "))
+    given = (
+        f" (given: {shortened(repr(first['input']))})" if not isinstance(first["input"], dict | list) else ""
+    )
     return f"{key or kind.__name__}: {message}{given}"
+
+
+def shortened(text: str) -> str:
+    """The text, of a long one its beginning."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
 
 
 def _known_keys(kind: type[Config], path: Sequence[str]) -> list[str]:

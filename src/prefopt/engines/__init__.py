@@ -103,10 +103,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Refusal:
-    """No answer, and why (a reason of dropped rows). again: asking once more may help."""
+    """No answer, and why (a reason of dropped rows). again: asking once more may help. said: the server's own words."""
 
     reason: str
     again: bool = False
+    said: str = ""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ from prefopt.engines.replies import (
     FILTERED,
     GAVE_UP,
     NO_ROOM,
+    PER_PROMPT,
+    REJECTED,
+    AllRejected,
     ChatReply,
     Fault,
     read_refusal,
@@ -40,11 +43,30 @@ from prefopt.engines.replies import (
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-__all__ = ["FILTERED", "GAVE_UP", "NO_ROOM", "ChatClient", "ChatReply", "ChatRequest", "ServerSettings"]
+__all__ = [
+    "FILTERED",
+    "GAVE_UP",
+    "NO_ROOM",
+    "REJECTED",
+    "AllRejected",
+    "ChatClient",
+    "ChatReply",
+    "ChatRequest",
+    "ServerSettings",
+]
 
 OnReply = Callable[[int, ChatReply], None]
 # they say how calls are made, not what is asked: a run continues although they were changed
-HOW = ("api_key_env", "concurrency", "timeout_s", "retries", "backoff_s", "backoff_max_s", "give_up_after")
+HOW = (
+    "api_key_env",
+    "concurrency",
+    "timeout_s",
+    "retries",
+    "backoff_s",
+    "backoff_max_s",
+    "give_up_after",
+    "rejected_after",
+)
 # fields of a request that have a setting of their own
 OWN = frozenset(
     [
@@ -77,6 +99,11 @@ class ServerSettings(Config):
     backoff_max_s: float = Field(60.0, ge=0, description="longest mean wait before a retry, seconds")
     give_up_after: int = Field(
         16, ge=1, description="stop the run when this many calls in a row failed for good"
+    )
+    rejected_after: int = Field(
+        8,
+        ge=1,
+        description="stop the run when this many requests in a row were refused (HTTP 400 and the like)",
     )
     length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="what the server calls the longest answer"
@@ -178,7 +205,11 @@ def _key(settings: ServerSettings) -> str:
 
 
 class _Asking:
-    """One `ask`: the requests, what came back so far, and the calls given up in a row."""
+    """One `ask`: the requests, what came back so far, and the calls given up in a row.
+
+    A refused request may be its prompt's fault or that of the settings. It counts as the prompt's, and is handed over, as
+    soon as another one has been answered.
+    """
 
     def __init__(
         self,
@@ -192,6 +223,10 @@ class _Asking:
         self.key, self.jitter = key, jitter
         self.replies: dict[int, ChatReply] = {}
         self.failed_in_a_row = 0
+        self.rejected: dict[int, ChatReply] = {}  # in a row, not yet handed over
+        self.rejected_in_a_row = 0
+        self.refusal = ""  # the line for the last one
+        self.has_answered = False
 
     async def all(self) -> list[ChatReply]:
         """As many workers as calls may be in flight, each with its next request."""
@@ -212,14 +247,37 @@ class _Asking:
                         group.create_task(self._work(client, todo))
             except BaseExceptionGroup as errors:
                 raise errors.exceptions[0] from None
+        if self.rejected and not self.has_answered:
+            raise AllRejected(self.refusal, self.rejected)
+        self._hand_over_rejected()
         return [self.replies[index] for index in range(len(self.requests))]
+
+    def _hand_over(self, index: int, reply: ChatReply) -> None:
+        self.replies[index] = reply
+        if self.on_reply is not None:
+            self.on_reply(index, reply)
+
+    def _hand_over_rejected(self) -> None:
+        for index, reply in self.rejected.items():
+            self._hand_over(index, reply)
+        self.rejected = {}
+
+    def _reject(self, index: int, reply: ChatReply) -> None:
+        self.rejected[index] = reply
+        self.rejected_in_a_row += 1
+        if self.rejected_in_a_row >= self.settings.rejected_after:
+            raise PrefoptError(f"{self.refusal} ({self.rejected_in_a_row} requests in a row)")
 
     async def _work(self, client: AsyncOpenAI, todo: Iterator[int]) -> None:
         for index in todo:
             reply, fault = await self._one(client, self.requests[index])
-            self.replies[index] = reply
-            if self.on_reply is not None:
-                self.on_reply(index, reply)
+            if reply.error == REJECTED:
+                self._reject(index, reply)
+                continue
+            if not reply.error:
+                self.has_answered, self.rejected_in_a_row = True, 0
+                self._hand_over_rejected()
+            self._hand_over(index, reply)
             self.failed_in_a_row = self.failed_in_a_row + 1 if reply.error == GAVE_UP else 0
             if self.failed_in_a_row >= self.settings.give_up_after:
                 raise PrefoptError(
@@ -272,7 +330,11 @@ class _Asking:
             reply = read_refusal(error.status_code, error.response.headers, error.body)
             if reply is not None:
                 return reply
-            raise PrefoptError(self._refused(error.status_code, error.body, request)) from None
+            self.refusal = self._refused(error.status_code, error.body, request)
+            if error.status_code in PER_PROMPT:
+                said = shown_message(error.body, contents_of(request), self.key)
+                return ChatReply("", finish_reason="error", error=REJECTED, said=said)
+            raise PrefoptError(self.refusal) from None
         except openai.OpenAIError as error:
             raise Fault(f"{type(error).__name__} of the client") from None
 
@@ -282,12 +344,16 @@ class _Asking:
         if status in (401, 403):
             state = "the key in" if self.key else "set"
             return f"{where}; check {state} the environment variable {settings.api_key_env}"
-        contents = [str(message.get("content") or "") for message in request.messages]
-        words = shown_message(body, contents, self.key)
+        words = shown_message(body, contents_of(request), self.key)
         said = f": {words}" if words else ""
         if status == 404:
             return f"{where}{said}; check server.base_url (up to and with /v1) and server.model {settings.model!r}"
         return f"{where}{said}; check the server's settings (server.extra, server.length_field, lengths)"
+
+
+def contents_of(request: ChatRequest) -> list[str]:
+    """The texts of its messages."""
+    return [str(message.get("content") or "") for message in request.messages]
 
 
 def request_body(request: ChatRequest, settings: ServerSettings) -> dict[str, Any]:

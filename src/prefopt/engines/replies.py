@@ -6,14 +6,19 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from email.utils import parsedate_to_datetime
 from typing import Any
+
+from prefopt.core.errors import PrefoptError
 
 # why a reply has no text (`ChatReply.error`); stable, they serve as reasons of dropped rows
 GAVE_UP = "server gave up"  # all retries used: asking again later may help
 NO_ROOM = "prompt fills the model's context"  # asking again does not help
 FILTERED = "refused by the server's filter"  # nor here
+REJECTED = "refused by the server"  # this one request, which others like it are not
+PER_PROMPT = frozenset({400, 413, 422, 451})  # statuses that may mean one prompt alone
+MOST_TOKENS = 2**31 - 1  # no reply has more: a count beyond is an error of the server's
 RETRIED = frozenset({408, 409, 425, 429})  # and all 5xx
 RETRY_AFTER_MAX_S = 600.0
 # how servers say that a prompt is too long (OpenAI and vLLM; llama.cpp; SGLang; TGI)
@@ -32,10 +37,10 @@ ECHO = 16  # as many characters of a prompt in it, and it is not shown
 
 @dataclass(frozen=True)
 class ChatReply:
-    """What came back. error: empty, or GAVE_UP, NO_ROOM or FILTERED (then text is empty).
+    """What came back. error: empty, or GAVE_UP, NO_ROOM, FILTERED or REJECTED (then text is empty).
 
     latency_s (seconds) is of the call that succeeded. top_logprobs: per answer token, token -> log-prob in nats; None
-    where the server gives none.
+    where the server gives none. said: of a rejected request, the server's words.
     """
 
     text: str
@@ -45,6 +50,18 @@ class ChatReply:
     latency_s: float = 0.0
     top_logprobs: tuple[dict[str, float], ...] | None = None
     error: str = ""
+    said: str = ""
+
+
+class AllRejected(PrefoptError):
+    """No request was answered and some were refused, each for itself; replies: those, by their place.
+
+    The settings may be wrong, or these very prompts: who has had answers to others knows which.
+    """
+
+    def __init__(self, message: str, replies: Mapping[int, ChatReply]) -> None:
+        super().__init__(message)
+        self.replies = dict(replies)
 
 
 class Fault(Exception):
@@ -83,6 +100,31 @@ def read_reply(content: bytes) -> ChatReply:
     )
 
 
+def kept_reply(found: Any) -> ChatReply | None:
+    """A reply as a journal keeps it (`dataclasses.asdict`); None where that is none."""
+    if not isinstance(found, dict) or not found.keys() <= {part.name for part in fields(ChatReply)}:
+        return None
+    texts = [
+        found.get("text"),
+        found.get("finish_reason", "stop"),
+        found.get("error", ""),
+        found.get("said", ""),
+    ]
+    numbers = [found.get("prompt_tokens"), found.get("completion_tokens")]
+    latency, tops = found.get("latency_s", 0.0), found.get("top_logprobs")
+    sound = (
+        all(isinstance(text, str) for text in texts)
+        and all(number is None or _count(number) is not None for number in numbers)
+        and isinstance(latency, int | float)
+        and (tops is None or (isinstance(tops, list) and all(map(_is_table, tops))))
+    )
+    return ChatReply(**{**found, "top_logprobs": None if tops is None else tuple(tops)}) if sound else None
+
+
+def _is_table(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(value, int | float) for value in found.values())
+
+
 def _text(content: Any) -> str:
     """A message's text; null (nothing said, as by a reasoning model that was cut) is empty."""
     if isinstance(content, list):
@@ -94,7 +136,9 @@ def _text(content: Any) -> str:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """A number of tokens, where it can be one."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_whole and 0 <= value <= MOST_TOKENS else None
 
 
 def _logprobs(found: Any) -> tuple[dict[str, float], ...] | None:

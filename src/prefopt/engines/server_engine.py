@@ -88,6 +88,6 @@ def _request(prompt: Chat, seed: int, sampling: Sampling) -> ChatRequest:
 
 def _answer(reply: ChatReply) -> Completion | Refusal:
     if reply.error:
-        return Refusal(reply.error, again=reply.error == GAVE_UP)
+        return Refusal(reply.error, again=reply.error == GAVE_UP, said=reply.said)
     end: FinishReason = "length" if reply.finish_reason == "length" else "stop"
     return Completion(reply.text, None, end, counted=reply.completion_tokens)

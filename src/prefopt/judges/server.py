@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
-from prefopt.engines.client import GAVE_UP, NO_ROOM, ChatClient, ChatReply, ChatRequest
+from prefopt.engines.client import GAVE_UP, NO_ROOM, AllRejected, ChatClient, ChatReply, ChatRequest
+from prefopt.engines.replies import kept_reply
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
 from prefopt.judges.parse import parse_verdict
 from prefopt.judges.prompt import REASONED, load_prompt, texts_of
@@ -82,7 +83,14 @@ class ServerJudge:
                 self.journal.add(keys[todo[index]], reply)
 
         with self.journal:
-            self.client.ask([requests[k] for k in todo], store)
+            try:
+                self.client.ask([requests[k] for k in todo], store)
+            except AllRejected as error:
+                # the settings are right where they have brought answers before: then it is these calls
+                if not any(not reply.error for reply in self.journal.known.values()):
+                    raise
+                for place, reply in error.replies.items():
+                    store(place, reply)
         failed = sum(keys[k] not in self.journal.known for k in todo)
         if failed:
             raise PrefoptError(
@@ -112,12 +120,12 @@ class ReplyJournal:
         self.known: dict[str, ChatReply] = {}
         self._journal = Journal(path)
         for entry in self._journal.read():
-            try:
-                key, reply = entry["key"], ChatReply(**entry["reply"])
-            except (KeyError, TypeError):
-                continue
-            tops = reply.top_logprobs
-            self.known[key] = reply if tops is None else replace(reply, top_logprobs=tuple(tops))
+            reply = kept_reply(entry.get("reply"))
+            if reply is None or not isinstance(entry.get("key"), str):
+                self._journal.set_aside += 1
+            else:
+                self.known[entry["key"]] = reply
+        self._journal.tell("their calls are made again")
 
     def add(self, key: str, reply: ChatReply) -> None:
         """Keep a reply, on the disk too."""

@@ -262,6 +262,8 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
         low = 0.0
     if -0.35 * span <= high < 0:
         high = 0.0
+    if low == high:  # zeros alone
+        return 0.0, 1.0
     return (low if low == 0 else low - 0.04 * span), (high if high == 0 else high + 0.04 * span)
 
 

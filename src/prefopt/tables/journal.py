@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -15,6 +16,7 @@ class Journal:
     """Context in which `add` appends records and hands them to the system at once. path None: nothing is kept.
 
     A line that a kill cut short is set apart from the next one, never taken off: another process may be writing it.
+    set_aside: lines that cannot be used, by `read` and by whoever makes something of the records.
 
     Raises:
         PrefoptError: the file cannot be read or written.
@@ -22,17 +24,27 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        self.set_aside = 0
         self._file: BinaryIO | None = None
 
     def read(self) -> list[dict[str, Any]]:
-        """The records of earlier runs, in order; lines that cannot be read (torn, or not ours) are passed over."""
+        """The records of earlier runs, in order; lines that cannot be read (torn, or not ours) are set aside."""
         if self.path is None or not self.path.is_file():
             return []
         try:
             content = self.path.read_bytes()
         except OSError as error:
             raise PrefoptError(f"{self.path}: cannot be read ({error.strerror}); mend or remove it") from None
-        return [record for line in content.splitlines() if (record := _record(line)) is not None]
+        lines = [line for line in content.split(b"\n") if line.strip()]
+        records = [record for line in lines if (record := _record(line)) is not None]
+        self.set_aside += len(lines) - len(records)
+        return records
+
+    def tell(self, outcome: str) -> None:
+        """Say on stderr how many lines were set aside; outcome: what becomes of what they stood for."""
+        if self.set_aside:
+            plural = "s" if self.set_aside > 1 else ""
+            print(f"{self.path}: {self.set_aside} line{plural} cannot be used; {outcome}", file=sys.stderr)
 
     def add(self, *records: Mapping[str, Any], sync: bool = False) -> None:
         """Append records (JSON values). sync: they are on the disk when this returns, whatever the power does."""
@@ -79,6 +91,6 @@ def _write(file: BinaryIO, content: bytes) -> None:
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -104,6 +104,11 @@ def make_table(rows: Sequence[Row], names: Sequence[str] = ()) -> Dataset:
         present.update(dict.fromkeys(row))
     order = [*names, *(c for c in COLUMNS if c in present and c not in names)]
     order += [c for c in present if c not in COLUMNS and c not in names]
+    for name in order:
+        if "\0" in name:  # Parquet would cut the name there
+            raise PrefoptError(
+                f"column {name!r}: a name with a zero byte cannot be stored; rename the column"
+            )
     arrays = []
     for name in order:
         values = [row.get(name) for row in rows]

@@ -25,7 +25,8 @@ class VerdictJournal:
                 key, made_by = entry.pop("key"), entry.pop("owner")
                 self._known[key] = (Verdict(**entry), made_by == owner)
             except (KeyError, TypeError):  # not ours
-                continue
+                self._journal.set_aside += 1
+        self._journal.tell("their comparisons are made again")
 
     def __len__(self) -> int:
         return len(self._known)

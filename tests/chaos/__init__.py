@@ -1,0 +1,1 @@
+"""Attempts to break prefopt's promises: kills, deaths, damaged files, two processes, hostile input, faulty servers."""
