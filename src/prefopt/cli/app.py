@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -14,6 +13,7 @@ import typer
 from prefopt import __version__
 from prefopt.cli import runs, tools, verbs
 from prefopt.cli.completion import ASK, SCRIPTS
+from prefopt.cli.ends import run_to_end
 from prefopt.cli.overview import group_help
 from prefopt.cli.registry import Group, Verb, read_app
 from prefopt.core.errors import PrefoptError, nearest
@@ -129,29 +129,14 @@ def leave_group() -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Entry point: bad input is one line and exit code 2, never a traceback."""
+    """Entry point: whatever stops a command is one line and exit code 2, never a traceback (`prefopt.cli.ends`)."""
     # several stages load models in one process; the tokenizers' own threads would warn after a fork
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     given = list(sys.argv[1:] if words is None else words)
-    try:
-        call(given)
+    code = run_to_end(lambda: call(given), given)
+    if not code:
         leave_group()
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except PrefoptError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(2)
-    except OSError as error:
-        where = error.filename or "output"
-        sys.stderr.write(
-            f"error: {where}: {error.strerror or error}; check that it exists and can be read and written\n"
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        again = shlex.join(["prefopt", *given])
-        sys.stderr.write(f"\nstopped; nothing that was done is lost, the same command continues: {again}\n")
-        sys.exit(130)
-    sys.exit(0)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import typer
 from prefopt.cli.registry import OPEN
 from prefopt.cli.verbs import Seed
 from prefopt.core.errors import PrefoptError
+from prefopt.core.terminal import console
 
 
 def inspect_command(
@@ -106,7 +107,6 @@ def losses_command(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from prefopt.losses.table import list_losses
@@ -125,7 +125,7 @@ def losses_command(context: typer.Context) -> None:
             entry["paper"],
         )
         table.add_row(*(str(cell).replace("[", r"\[") for cell in cells))
-    Console().print(table)
+    console().print(table)
 
 
 def _pick(rows: list[dict[str, Any]], which: str, source: str) -> dict[str, Any]:

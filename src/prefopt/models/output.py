@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import PrefoptError, no_space
 from prefopt.models.adapters import save_arguments
 from prefopt.models.quiet import no_bars
 
@@ -56,7 +57,7 @@ def write_model(
     temporary: a folder on the same disk as `target`. A kill leaves the old `target` or none, never half of one.
 
     Raises:
-        PrefoptError: the disk is full or read-only.
+        PrefoptError: the disk is full or read-only, or a quota is reached.
     """
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -70,9 +71,9 @@ def write_model(
                 _sync(path)
         shutil.rmtree(target, ignore_errors=True)
         os.rename(temporary, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        reason = error.strerror or str(error)
+        reason = no_space(error) or getattr(error, "strerror", None) or str(error)
         raise PrefoptError(
             f"{target}: the model cannot be written ({reason}); free space or choose another --output"
         ) from None

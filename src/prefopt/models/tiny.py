@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import PrefoptError, no_space
 from prefopt.models.load import no_progress_bar
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest, rows_of, write_json
@@ -102,11 +103,10 @@ def build_tiny(
             model.save_pretrained(part)
         write_json(part / MARKER, {"key": key})
         os.replace(part, directory)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise PrefoptError(
-            f"{directory}: cannot be written ({error.strerror}); choose another --output"
-        ) from None
+        reason = no_space(error) or getattr(error, "strerror", None) or str(error)
+        raise PrefoptError(f"{directory}: cannot be written ({reason}); choose another --output") from None
     return directory
 
 

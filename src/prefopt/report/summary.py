@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from prefopt.core.terminal import console as make_console
 from prefopt.report.verdict import arm_name, smoke_note, verdict, warnings_of
 from prefopt.rules.intervals import share_interval
 from prefopt.stages.evaluate.figures import against, change, pair_margin
@@ -315,11 +316,10 @@ def _failed(output: Path, folders: Mapping[str, Mapping[str, str]]) -> dict[str,
 def print_summary(summary: Summary, report_path: Path | None = None) -> None:
     """A table of the arms, the verdict, and the report's path (if any) on a line of its own, on standard output."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    console = make_console()
     columns = [(name, title) for name, title in _TITLES if summary.get(name)]
     if columns:
         table = Table(box=box.SIMPLE_HEAD, title=None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
+from prefopt.stages.memory import memory_told
 from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
@@ -112,7 +113,7 @@ def run_stage(
     if table is not None:
         require(table, stage.reads, f"{stage.name} ({folder.path})")
     context = Context(context.seed, context.model, folder, context.strict, context.inputs)
-    with folder.timed("stage"):
+    with folder.timed("stage"), memory_told(stage.name, config):
         output = stage.run(table, config, context)
     folder.finish(stage.name, output, {
         **about,

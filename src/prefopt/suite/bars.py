@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from prefopt.core.terminal import console
+
 
 @contextmanager
 def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     """A bar on stderr; yields `advance(count, steps=..., value=...)`: simulated steps and the last return, when known."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -25,7 +26,7 @@ def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     start, seen = time.perf_counter(), 0
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True)) as progress:
         task = progress.add_task(label, total=total, completed=done, note="")
 
         def advance(count: int, *, steps: int = 0, value: float | None = None) -> None:

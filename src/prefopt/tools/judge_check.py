@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import Config
+from prefopt.core.terminal import console as make_console
 from prefopt.judges import PairwiseJudgeConfig, open_judge
 from prefopt.rules.content import text_of
 from prefopt.rules.intervals import share_interval
@@ -260,13 +261,12 @@ def write_judge_check(found: JudgeCheck, output: Path) -> Path:
 def print_judge_check(figures: Mapping[str, Any]) -> None:
     """The figures on standard output: what the judge is worth beside always taking the longer answer, its biases, groups."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     from prefopt.tools.inspect import escape as visible
 
-    console = Console()
+    console = make_console()
     console.print(
         escape(f"{figures['file']}: {figures['pairs']} pairs, {figures['calls']} calls"), highlight=False
     )

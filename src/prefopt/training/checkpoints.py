@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from prefopt.core.errors import PrefoptError, out_of_memory
+from prefopt.core.errors import PrefoptError, no_space
 from prefopt.tables.records import file_digest
 
 MARKER = "COMPLETE"
@@ -172,29 +172,16 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save knows RuntimeError only
-        if isinstance(error, RuntimeError) and not _is_of_torch_save(error):
+        reason = no_space(error) or (error.strerror if isinstance(error, OSError) else None)
+        if reason is None:
             raise
         shutil.rmtree(path, ignore_errors=True)
         before = last_complete(path.parent)
         start = f"continues from {before.name}" if before else "starts anew"
         raise PrefoptError(
-            f"{path}: the checkpoint cannot be written ({_reason(error)}); free space on this disk, then run the same "
+            f"{path}: the checkpoint cannot be written ({reason}); free space on this disk, then run the same "
             f"command again: it {start}"
         ) from None
-
-
-def _is_of_torch_save(error: RuntimeError) -> bool:
-    return not out_of_memory(error) and any(
-        word in str(error) for word in ("PytorchStreamWriter", "unexpected pos", "inline_container", "miniz")
-    )
-
-
-def _reason(error: Exception) -> str:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__context__
-    text = (cause.strerror if isinstance(cause, OSError) else None) or str(error)
-    return " ".join(text.split())[:120]
 
 
 def _sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.terminal import console as make_console
 from prefopt.rules.intervals import share_interval
 from prefopt.stages.data.reading.readers import source_digest
 from prefopt.tables.progress import progress
@@ -210,12 +211,11 @@ def write_check(result: CheckResult, output: Path) -> Path:
 def print_check(report: Mapping[str, Any]) -> None:
     """The findings as a table on standard output, then lengths and scores; texts of the file are escaped."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from prefopt.tools.inspect import escape as visible
 
-    console = Console()
+    console = make_console()
     say = lambda text: console.print(text, highlight=False, markup=False)  # noqa: E731
     say(f"{report['file']}: {report['rows']} rows, {report['prompts']} prompts ({report['kind']})")
     table = Table(box=box.SIMPLE_HEAD)
