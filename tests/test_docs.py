@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import pytest
 import yaml
 
 import prefopt
+from prefopt.cli.app import app
+from prefopt.cli.registry import Group, read_app
+from prefopt.cli.words import read_words
 from prefopt.rules.selection import RULES
 from prefopt.rules.weights import SCHEMES
 
@@ -250,3 +254,28 @@ def test_modules_of_the_reference_exist():
     site = _tool("docs_site")
     known = _tool("layout").modules()
     assert [m for _, modules in site.REFERENCE.values() for m in modules if f"prefopt.{m}" not in known] == []
+
+
+def _command_lines(path: Path) -> list[str]:
+    """Lines of code blocks that call prefopt, without comments; continued ones joined."""
+    text = path.read_text().replace("\\\n", " ")
+    fenced = "\n".join(
+        re.findall(r"^```(?:bash|sh|console|text)?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    )
+    indented = "\n".join(line for line in text.splitlines() if line.startswith("    "))
+    lines = [line.strip().removeprefix("$ ") for line in f"{fenced}\n{indented}".splitlines()]
+    return [line for line in lines if re.match(r"prefopt [a-z]", line)]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda p: p.name)
+def test_command_lines_name_verbs_and_options_that_exist(page):
+    top = read_app(app)
+    for line in _command_lines(page):
+        words = shlex.split(line, comments=True)[1:]
+        entry = top
+        while isinstance(entry, Group) and words and words[0] in entry.verbs:
+            entry = entry.verbs[words.pop(0)]
+        verb = entry.alone if isinstance(entry, Group) else entry
+        assert verb is not None, line
+        if "..." not in line:
+            read_words(verb, words)
