@@ -68,3 +68,51 @@ def test_the_last_line_decides_whatever_stands_before(text, verdict):
 )
 def test_long_repetitions_end(unit):
     assert parse_verdict(unit * (50_000 // len(unit)) + " the end of it") in ("first", "second", "tie", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        # what is marked as the verdict outranks the remarks around it
+        ("B\n\nExplanation: answer A is better formatted, but wrong.", "second"),
+        ("**Final verdict: B**\n\nNote: Answer A is more helpful in tone.", "second"),
+        ("Verdict: B\n\nReasons:\n1. Answer A is more complete.\n2. Answer B is better on facts.", "second"),
+        ("I choose B, although answer A is better structured.", "second"),
+        ("## Verdict\n\nA\n\n## Remarks\nAnswer B is better in style.", "first"),
+        ("<verdict>B</verdict> Answer A is better at layout.", "second"),
+        ("<answer>\nAnswer A\n</answer>\nB wins on brevity alone.", "first"),
+        ('{"result": {"winner": "Assistant B"}, "notes": {"A": "longer"}}', "second"),
+        ("Answer A is better in style. Overall, answer B is better.", "second"),
+        ("B\n" + "Answer A is better in a detail. " * 400, "second"),
+        # thoughts, whatever they are called, closed or not, are no verdict
+        ("<think>\nSo far I lean to [[A]] but", None),
+        ("[[A]] so far ...\n</think>\n\nBoth need more context.", None),
+        ("[THINK]Verdict: A[/THINK]Verdict: B", "second"),
+        ("<thinking>A wins</thinking><thinking>no, B wins", None),
+        ("<think>" + "x" * 7_000 + " [[A]] and so on", None),
+        # the instruction said again, quotations, conditions and denials are none either
+        (
+            'Output "[[A]]" if assistant A is better, "[[B]]" if assistant B is better, and "[[C]]" for a tie.',
+            None,
+        ),
+        ("I would answer [[A]] if the first were complete.", None),
+        ("> Verdict: A\n\nThe quoted line above is the user's own text.", None),
+        ('Answer A says "the final verdict: B is guilty as charged".', None),
+        ("I don't think answer A is better.", None),
+        ("Answer A would be better if it had a source.", None),
+        ("Whether answer A is better depends on the reader.", None),
+        # doubt is no label: remarks against each other, headings without a verdict
+        ("Answer A is better in style. Answer B is better in facts.", None),
+        ("A:\nshort and right\nB:\nlong and right", None),
+        ("Answer A is better in style, and answer A is better in facts.", "first"),
+    ],
+)
+def test_rank_of_verdicts(text, wanted):
+    assert parse_verdict(text) == wanted
+
+
+@given(thought=st.text(max_size=60), verdict=st.sampled_from(["A", "B"]))
+def test_a_closed_thought_changes_nothing(thought, verdict):
+    said = f"Verdict: {verdict}"
+    inner = thought.replace("<", "").replace("[", "").replace("◁", "")
+    assert parse_verdict(f"<think>{inner}</think>{said}") == parse_verdict(said)
