@@ -284,3 +284,70 @@ def test_worker_memory_is_limited():
     code = "from prefopt.verify.mathcheck import *; limit_memory(); bytearray(MEMORY_BYTES)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "MemoryError" in found.stderr
+
+
+def judged(said, gold):
+    found = extract_answer(said)
+    return found is not None and same_answer(found, gold_answer(gold))
+
+
+@pytest.mark.parametrize(
+    ("said", "gold", "same"),
+    [
+        # a comma marks thousands in a bare number alone
+        (r"\boxed{(1,200)}", "(1, 200)", True), (r"\boxed{(1,200)}", "1200", False),
+        (r"\boxed{\{100,200\}}", r"\{200, 100\}", True), (r"\boxed{100,200}", "200, 100", True),
+        (r"\boxed{[1,000, 2,000]}", "(1000, 2000)", False), (r"\boxed{10{,}000}", "10000", True),
+        (r"\boxed{(10{,}000, 5)}", "(10000, 5)", True), ("A: 1,200 dollars", "1200", True), ("A: $1,200.50", "1200.5", True),
+        (r"\boxed{[0,1)}", "[0,1]", False), (r"\boxed{(2,3)}", "(3,2)", False), (r"\boxed{\left(0,\,100\right]}", "(0,100]", True),
+        # an equation is more than its right side
+        (r"\boxed{3x - y + 13 = 0}", "3x + 4y + 14 = 0", False), (r"\boxed{2x + 2y = 4}", "x + y = 2", True),
+        (r"\boxed{y = 2x + 3}", "y=2x+3", True), (r"\boxed{y = 2x + 3}", "z = 2x + 3", False), (r"\boxed{2x = 10}", "10", False),
+        (r"\boxed{x=5}", "5", True), (r"\boxed{f(2) = 7}", "7", True), (r"\boxed{\theta = 30^\circ}", "30", True), ("A: 3 + 4 = 7", "7", True),
+        (r"\boxed{x = 5 \text{ m}}", "5", True), (r"\boxed{x^2 + y^2 = 0}", "0", False),
+        # the last stated answer counts, within a line too
+        ("I thought the answer is 5. After checking, the answer is 6.", "6", True), ("The answer is not 5. The answer is 6.", "6", True),
+        ("The answer is 6, so the answer is not 5.", "6", False), ("The answer is 6!", "6", True),
+        # factorials, bases, tiny differences, squared units
+        (r"\boxed{5!}", "120", True), (r"\boxed{5!}", "5", False), (r"\boxed{(2n)!}", "(2n)", False),
+        (r"\boxed{1011_2}", "11", True), (r"\boxed{1011_{2}}", "1011", False), (r"\boxed{1F_{16}}", "31", True), (r"\boxed{19_2}", "19", False),
+        (r"\boxed{0.0000001}", "0.0000002", False), (r"\boxed{10^{-7}}", "0", False), (r"\boxed{0.0000001}", "0", False),
+        (r"\boxed{0.333333}", r"\frac{1}{3}", True), (r"\boxed{1.0e-9}", "1.1e-9", False),
+        (r"\boxed{25 \text{ cm}^2}", "25", True), (r"\boxed{25\,\mathrm{m}^{2}}", "25", True), ("A: 25 cm²", "25", True), ("A: 60 km/h", "60", True),
+        (r"\boxed{9.8 \text{ m/s}^2}", "9.8", True), (r"\boxed{2x^2}", "2", False),
+    ],
+)  # fmt: skip
+def test_answers_of_mathematics(said, gold, same):
+    assert judged(said, gold) is same
+
+
+_VALUES = st.one_of(
+    st.integers(-(10**7), 10**7).map(str),
+    st.fractions(max_denominator=500).map(lambda f: f"\\frac{{{f.numerator}}}{{{f.denominator}}}"),
+    st.decimals(-1000, 1000, places=3).map(str),
+    st.tuples(st.integers(0, 999), st.integers(0, 999)).map(lambda p: f"({p[0]},{p[1]})"),
+    st.tuples(st.integers(2, 50), st.integers(2, 12)).map(lambda p: f"{p[0]}\\sqrt{{{p[1]}}}"),
+    st.integers(2, 9).map(lambda n: f"{n}!"),
+    st.integers(1, 9).map(lambda n: f"10^{{-{n}}}"),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=_VALUES, second=_VALUES)
+def test_verifying_is_reflexive_symmetric_and_never_right_for_what_sympy_tells_apart(first, second):
+    import sympy
+    from math_verify import parse
+
+    a, b = extract_answer(f"\\boxed{{{first}}}"), extract_answer(f"\\boxed{{{second}}}")
+    assert None not in (a, b)
+    assert same_answer(a, a)
+    assert judged(f"\\boxed{{{first}}}", first)
+    assert same_answer(a, b) is same_answer(b, a)
+    x, y = (
+        parse(f"${text}$", fallback_mode="no_fallback", parsing_timeout=None)[0] for text in (first, second)
+    )
+    apart = isinstance(x, sympy.Expr) != isinstance(y, sympy.Expr)
+    if not apart and isinstance(x, sympy.Expr):
+        apart = bool(abs(sympy.N(x - y, 30)) > 1e-5 * max(abs(sympy.N(x, 30)), abs(sympy.N(y, 30))))
+    if apart:
+        assert not same_answer(a, b), (first, second)

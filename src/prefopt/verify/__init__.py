@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
@@ -25,7 +26,9 @@ from prefopt.verify.answers import (
     without_annotations,
 )
 
-DECIMALS = 6  # a decimal number equals another number that rounds to it at this place, as in math-verify
+DIGITS = (
+    6  # a decimal of so many significant digits or more equals a number that rounds to it at its last place
+)
 LONGEST_NUMBER = 200  # characters; longer ones are compared as text
 LONGEST_FORMULA = 200
 
@@ -104,15 +107,55 @@ _HUGE = re.compile(r"(?:\^|\*\*)[\s{(\-]*[0-9]{4,}|[0-9]{4,}\s*!|!\s*!|\)\s*!|[0
 _MATHEMATICS = re.compile(r"[0-9\\^+*/=<>(){}\[\]]")
 
 
+_BASED = re.compile(r"(-?)([0-9A-Za-z]+)_([0-9]{1,2})")
+
+
+@dataclass(frozen=True)
+class Number:
+    """Value of an answer, and by how much a number may differ that this one is rounded from."""
+
+    value: Fraction
+    slack: Fraction = Fraction(0)
+
+
 @lru_cache(maxsize=65536)
-def as_number(answer: str) -> tuple[Fraction, bool] | None:
-    """Value of an answer in normal form, and whether it is a rounded one (a decimal); None when no number."""
-    if len(answer) > LONGEST_NUMBER or not _NUMBER.fullmatch(answer):
+def as_number(answer: str) -> Number | None:
+    """The number that an answer in normal form is; None when it is none. `1011_2` is one in base 2."""
+    if len(answer) > LONGEST_NUMBER:
+        return None
+    based = _BASED.fullmatch(answer)
+    if based:
+        try:
+            value = int(based[2], int(based[3]))
+        except ValueError:  # no such base, or digits that it does not have
+            return None
+        return Number(Fraction(-value if based[1] else value))
+    if not _NUMBER.fullmatch(answer):
         return None
     if "/" in answer:
         above, below = answer.split("/")
-        return (Fraction(int(above), int(below)), False) if int(below) else None
-    return Fraction(answer), "." in answer or "e" in answer
+        return Number(Fraction(int(above), int(below))) if int(below) else None
+    return Number(Fraction(answer), _slack(answer))
+
+
+def _slack(decimal: str) -> Fraction:
+    """Half of the sixth place of a decimal, counted from its first digit where it is below 1; 0 where it has fewer."""
+    mantissa, _, exponent = decimal.partition("e")
+    whole, _, part = mantissa.lstrip("-").partition(".")
+    places = len(part) - int(exponent or 0)
+    first = (
+        len((whole + part).lstrip("0")) - places
+    )  # digits before the point, or less than 0: zeros behind it
+    place = DIGITS - min(first, 0)
+    return Fraction(1, 2 * 10**place) if ("." in decimal or exponent) and places >= place else Fraction(0)
+
+
+def _grouped(number: str, other: str) -> bool:
+    """Whether a list of numbers, in any order, is what the number spells with marks of thousands."""
+    parts = other.split(",")
+    if len(parts) < 2 or not number.isdigit() or not all(part.strip().isdigit() for part in parts):
+        return False
+    return sorted(f"{int(number):,}".split(",")) == sorted(part.strip() for part in parts)
 
 
 @lru_cache(maxsize=65536)
@@ -124,8 +167,8 @@ def _key(answer: str) -> str:
 def same_answer(first: str, second: str, config: VerifyConfig = DEFAULT) -> bool:
     """Whether two answers in normal form are equal: as text, as numbers, or symbolically. Symmetric.
 
-    Numbers are exact, except that a decimal equals what rounds to it at the sixth place. A symbolic comparison that
-    hits its time or memory limit counts as different, as do power towers and the like, which are not even tried.
+    Numbers are exact, except that a decimal equals what rounds to it at the sixth place (of a tiny one: the sixth digit). A comma may mark thousands or part two numbers: "100200", as "100,200" is read, equals the list "200, 100". A symbolic
+    comparison that hits its time or memory limit counts as different, as do power towers and the like, which are not even tried.
     """
     if first == second:
         return True
@@ -135,8 +178,9 @@ def same_answer(first: str, second: str, config: VerifyConfig = DEFAULT) -> bool
         return True
     a, b = as_number(first), as_number(second)
     if a is not None and b is not None:
-        close = Fraction(1, 2 * 10**DECIMALS) if a[1] or b[1] else 0
-        return abs(a[0] - b[0]) <= close
+        return abs(a.value - b.value) <= max(a.slack, b.slack)
+    if (a is None) != (b is None) and _grouped(*((first, second) if a is not None else (second, first))):
+        return True
     if not (is_formula(first) and is_formula(second)):
         return False
     from prefopt.verify.mathcheck import equal
@@ -146,7 +190,7 @@ def same_answer(first: str, second: str, config: VerifyConfig = DEFAULT) -> bool
 
 def is_formula(answer: str) -> bool:
     """Whether an answer is worth a symbolic comparison: short, mathematics rather than words, and not explosive."""
-    if len(answer) > LONGEST_FORMULA or not _MATHEMATICS.search(answer):
+    if len(answer) > LONGEST_FORMULA or not _MATHEMATICS.search(answer) or _BASED.fullmatch(answer):
         return False
     words = [word for word in _WORD.findall(answer) if not NO_UNIT.fullmatch(word)]
     return not words and not _TOWER.search(answer) and not _HUGE.search(answer)

@@ -16,7 +16,8 @@ _ANNOTATION = re.compile(r"<<[^<>\n]{0,300}>>")  # GSM8K's calculator marks
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 # the answer may stand on the next line if that is the last one
 _ANSWER_IS = re.compile(
-    r"\banswer\b[^\n.:=]{0,60}?(?:\b(?:is|are|was|equals)\b|[:=])[ \t:*]*(?:\n\s*(?=[^\n]*\s*\Z))?([^\n]*)",
+    # the rest of the line is looked at, not taken: it may say "answer is" again
+    r"\banswer\b[^\n.:=]{0,60}?(?:\b(?:is|are|was|equals)\b|[:=])[ \t:*]*(?:\n\s*(?=[^\n]*\s*\Z))?(?!not\b)(?=([^\n]*))",
     re.IGNORECASE,
 )
 _A_LINE = re.compile(r"^[ \t*]*A:[ \t*]*([^\n]*)", re.MULTILINE)
@@ -38,7 +39,8 @@ def marked_answer(text: str) -> str | None:
     for rule in (_HASHES, _ANSWER_IS, _A_LINE):
         found = _last(rule, text)
         if found is not None:
-            return _SENTENCE_END.split(found[1], maxsplit=1)[0]
+            # in a sentence a closing "!" is joy, elsewhere a factorial
+            return _SENTENCE_END.split(found[1], maxsplit=1)[0].rstrip(" \t*!")
     return None
 
 
@@ -105,13 +107,26 @@ _SPACING = re.compile(
 )
 _FRACTION = re.compile(r"(-?)\s*(?:([0-9]+)\s*)?\\frac\s*\{\s*([0-9]+)\s*\}\s*\{\s*([0-9]+)\s*\}\s*(.*)")
 _MIXED = re.compile(r"(-?)([0-9]{1,50}) ([0-9]{1,50})/([0-9]{1,50})")
-_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
-_ASSIGNED = re.compile(r"[A-Za-z][\w ]{0,30}=\s*([^=<>]+)|[^=<>]*[^=<>!:]=\s*(-?[0-9.,/]+)")
+_TEX_THOUSANDS = re.compile(r"(?<=[0-9])\{,\}(?=[0-9]{3}(?![0-9]))")
+# marks of thousands count in a bare number alone: in (1,200) or {100,200} the comma parts two
+_GROUPED = re.compile(
+    r"([-+]?\s*(?:[$€£¥₹]|USD|EUR|GBP)?\s*[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9]))((?:\.[0-9]+)?[^0-9,()\[\]{}]*)"
+)
+# "x = 5" says 5; an equation in variables is more than its right side
+_ASSIGNED = re.compile(r"\\?[A-Za-z][\w ]{0,30}(?:\([^()=]{0,20}\))?\s*=\s*([^=<>]+)")
+_COMPUTED = re.compile(r"([^=<>]*[^=<>!:])=\s*(-?[0-9.,/]+)")
+_VARIABLE = re.compile(
+    r"(?<![A-Za-z\\])[A-Za-z](?![A-Za-z])|\\(?:theta|alpha|beta|gamma|lambda|mu|phi|omega|varphi)(?![A-Za-z])"
+)
+_CONSTANTS = {"i", "e"}
 _QUANTITY = re.compile(
     r"([-+]?)\s*(?:[$€£¥₹]|USD|EUR|GBP)?\s*([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?)(\s*/\s*[0-9]+)?\s*(.*)",
     re.DOTALL,
 )
-_UNIT = re.compile(r"(?:%|[A-Za-zµ$€£]{2,}|[mgshlL])(?:\^?[23])?|[$€£]")
+_ONE_UNIT = r"(?:%|[A-Za-zµ$€£]{2,}|[mgshlL])(?:\^?-?[23]|[²³])?"
+_UNIT = re.compile(rf"{_ONE_UNIT}(?:/{_ONE_UNIT})?|[$€£]")
+_POWER = re.compile(r"(?<=[A-Za-zµ])\s*\^\s*(?:\{\s*(-?[123])\s*\}|(-?[123])(?![0-9]))")
+_BASE = re.compile(r"([0-9A-Za-z]*[0-9][0-9A-Za-z]*)_\{?\s*(?:\\text\s*)?\{?([0-9]{1,2})\}?\}?")
 NO_UNIT = re.compile(
     r"(?:sqrt|sin|cos|tan|log|ln|exp|pi|mod|and|or|to|dozen|hundred|thousand|million|billion|trillion)\b",
     re.IGNORECASE,
@@ -138,13 +153,17 @@ def _peel(raw: str) -> str:
     text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
     text = _INLINE.sub(r"\1", _WRAPPED.sub(r" \1 ", text))
     text = _strip_delimiters(" ".join(text.split()))
+    text = _TEX_THOUSANDS.sub("", text)
     option = _OPTION.fullmatch(text)
     if option:
         return (option[1] or option[2]).upper()
-    text = _THOUSANDS.sub("", text)
-    assigned = _ASSIGNED.fullmatch(text)
-    if assigned:
-        text = (assigned[1] or assigned[2]).strip()
+    grouped = _GROUPED.fullmatch(text)
+    if grouped:
+        text = grouped[1].replace(",", "") + grouped[2]
+    text = _right_side(text)
+    based = _BASE.fullmatch(text)
+    if based:
+        return f"{based[1].lstrip('0') or '0'}_{int(based[2])}"
     fraction = _FRACTION.fullmatch(text)
     if fraction and (not fraction[5] or _is_unit(fraction[5])):
         text = f"{fraction[1]}{fraction[2] + ' ' if fraction[2] else ''}{fraction[3]}/{fraction[4]}"
@@ -154,12 +173,33 @@ def _peel(raw: str) -> str:
     return _plain_quantity(text)
 
 
+_JOY = re.compile(
+    r"(?<![0-9)\]}!])(?<!\b[A-Za-z])!+$"
+)  # no factorial: that stands behind a number, bracket or letter
+
+
+def _right_side(text: str) -> str:
+    """What an assignment ("x = 5") or a computation ("3 + 4 = 7") comes to; an equation in variables stays whole."""
+    assigned = _ASSIGNED.fullmatch(text)
+    if assigned and not _has_variable(assigned[1]):
+        return assigned[1].strip()
+    computed = _COMPUTED.fullmatch(text)
+    return computed[2].strip() if computed and not _has_variable(computed[1]) else text
+
+
+def _has_variable(text: str) -> bool:
+    number = _plain_quantity(text.strip())  # "5 m" has a unit, no variable
+    return not re.fullmatch(r"-?[0-9./]+", number) and any(
+        found[0] not in _CONSTANTS for found in _VARIABLE.finditer(text)
+    )
+
+
 def _strip_delimiters(text: str) -> str:
     """Without Markdown, quotes, closing punctuation and TeX's math delimiters around the whole."""
     before = None
     while text != before:
         before = text
-        text = text.strip().strip("*`\"'").rstrip(".,;:!").strip()
+        text = _JOY.sub("", text.strip().strip("*`\"'").rstrip(".,;:")).strip()
         for opening, closing in (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$")):
             if len(text) > len(opening) and text.startswith(opening) and text.endswith(closing):
                 text = text[len(opening) : -len(closing)]
@@ -171,7 +211,7 @@ def _plain_quantity(text: str) -> str:
     found = _QUANTITY.fullmatch(text)
     if not found:
         return text
-    sign, number, below, rest = found[1], found[2], found[3] or "", found[4].strip()
+    sign, number, below, rest = found[1], found[2], found[3] or "", _POWER.sub(r"^\1\2", found[4]).strip()
     if rest and not _is_unit(rest):
         return text
     return _shortest(sign + number) + "".join(below.split())

@@ -21,6 +21,7 @@ from prefopt.core.errors import PrefoptError
 
 START_TIMEOUT_S = 120.0  # importing sympy on a busy machine
 MEMORY_BYTES = 4 * 2**30
+CLOSE = 1e-5  # numbers further apart, as a share of the larger one, are two
 
 
 class Worker:
@@ -131,12 +132,28 @@ def _parse(answer: str) -> tuple[Any, ...]:
     return tuple(parse(f"${answer}$", fallback_mode="no_fallback", parsing_timeout=None))
 
 
+def _apart(a: Any, b: Any) -> bool:
+    """What math-verify calls equal and is not: an equation's right side against the equation; tiny numbers.
+
+    Only an assignment to a symbol ("y = 2x + 3") may stand for its right side.
+    """
+    import sympy
+
+    if isinstance(a, sympy.Eq) != isinstance(b, sympy.Eq):
+        equation = a if isinstance(a, sympy.Eq) else b
+        return not (equation.lhs.is_Symbol or equation.rhs.is_Symbol)
+    if isinstance(a, sympy.Expr) and isinstance(b, sympy.Expr) and a.is_number and b.is_number:
+        x, y = sympy.N(a, 20), sympy.N(b, 20)
+        return bool(abs(x - y) > CLOSE * sympy.Max(abs(x), abs(y)))
+    return False
+
+
 def _verdict(first: str, second: str) -> bool | None:
     from math_verify import verify
 
     try:
         a, b = list(_parse(first)), list(_parse(second))
-        if not a or not b:
+        if not a or not b or _apart(a[0], b[0]):
             return False
         return bool(verify(a, b, timeout_seconds=None) or verify(b, a, timeout_seconds=None))
     except (MemoryError, RecursionError):
