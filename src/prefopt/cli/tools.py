@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -132,7 +133,8 @@ def _pick(rows: list[dict[str, Any]], which: str, source: str) -> dict[str, Any]
     found = [row for row in rows if row["id"] == which]
     if found:
         return found[0]
-    if which.isdigit() and int(which) < len(rows):
+    # other digits (of other scripts, superscripts) are no numbers here
+    if re.fullmatch(r"[0-9]{1,18}", which) and int(which) < len(rows):
         return rows[int(which)]
     raise PrefoptError(f"{source}: no row {which!r}; give a number from 0 to {len(rows) - 1} or an id")
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from prefopt.core.errors import PrefoptError
 from prefopt.pipeline.recipe import Recipe
+from prefopt.stages.judge.judge import ADDS as JUDGED
+from prefopt.stages.rank.pairs import ADDS as RANKED
+from prefopt.stages.rank.pairs import COUNTS
+from prefopt.stages.reference.reference_pass import ALL_ADDS as SCORED
 from prefopt.stages.train import train
+from prefopt.stages.weight.weight import check_scheme
 
 if TYPE_CHECKING:
     from prefopt.pipeline.recipe import Recipe
+
+# what rank hands on of the judge's statistics
+FROM_JUDGE = {*COUNTS, "n_rejected_class"}
 
 
 def check_served(arms: Mapping[str, Recipe]) -> None:
@@ -28,3 +36,36 @@ def check_losses(arms: Mapping[str, Recipe], kind: str) -> None:
     for name, arm in arms.items():
         if kind == "unpaired" and arm.train is not None and arm.train.loss_sum.kind != "unpaired":
             raise PrefoptError(f"arm {name!r}: {train.PAIRS_WANTED}")
+
+
+def check_columns(arms: Mapping[str, Recipe], kind: str, columns: Collection[str]) -> None:
+    """Raise `PrefoptError`, before anything is computed, where a stage will find no column that it reads.
+
+    kind, columns: what the data holds.
+    """
+    for name, arm in arms.items():
+        known = set(columns)
+        if kind in ("prompts", "completions"):
+            known |= set(RANKED) - FROM_JUDGE
+            known |= {*JUDGED, *FROM_JUDGE} if arm.judge is not None else set()
+        if arm.weight is not None:
+            try:
+                check_scheme(known, arm.weight)
+            except PrefoptError as error:
+                raise PrefoptError(f"arm {name!r}: {error}") from None
+        known |= set(SCORED) if arm.reference is not None else set()
+        if arm.train is not None and not _has_reference(arm, known):
+            raise PrefoptError(
+                f"arm {name!r}: train.loss reads reference log-probs, but the stage reference is null and the data has "
+                "none; take the stage, a loss without a reference, or train.lora (its base is the reference)"
+            )
+
+
+def _has_reference(arm: Recipe, columns: Collection[str]) -> bool:
+    """Whether training will find reference log-probs, or computes them itself."""
+    assert arm.train is not None
+    is_live = arm.train.lora is not None or arm.train.sync_reference is not None
+    if is_live or not arm.train.loss_sum.needs_reference:
+        return True
+    roles = ("completion",) if arm.train.loss_sum.kind == "unpaired" else ("chosen", "rejected")
+    return all(f"ref_{role}_logps" in columns for role in roles)

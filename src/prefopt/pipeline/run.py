@@ -19,7 +19,7 @@ from typing import Any
 
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
-from prefopt.pipeline.obstacles import check_losses, check_served
+from prefopt.pipeline.obstacles import check_columns, check_losses, check_served
 from prefopt.pipeline.recipe import BASE, Recipe, resolve_arms
 from prefopt.pipeline.rounds import Round, check_rounds, round_home, train_inputs
 from prefopt.stages.data import data
@@ -85,6 +85,7 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: boo
     found = source.folder.manifest or {}
     check_losses(arms, found["quality"]["kind"])
     check_served(arms)
+    check_columns(arms, found["quality"]["kind"], found["columns"])
     check_rounds(arms, found["quality"]["kind"], found["columns"])
     _prepare_model(state, source)
     main = list(arms)[-1]

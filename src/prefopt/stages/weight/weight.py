@@ -6,6 +6,7 @@ Rows that 05 did not keep leave the table here. The schemes are in `prefopt.rule
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def weight(table: Dataset, config: WeightConfig, context: Context) -> StageOutpu
     """
     scheme = weights.find_scheme(config.scheme)
     needed = _needed_columns(scheme, config)
-    _check_columns(table.column_names, needed, config)
+    check_scheme(table.column_names, config)
     table = with_stored_types(table)
     kept, own, dropped = _usable(table, needed, config, context)
     if not len(own):
@@ -114,7 +115,9 @@ def _needed_columns(scheme: Scheme, config: WeightConfig) -> list[str]:
     return needed
 
 
-def _check_columns(names: list[str], needed: list[str], config: WeightConfig) -> None:
+def check_scheme(names: Collection[str], config: WeightConfig) -> None:
+    """Raise `PrefoptError` where a table of these columns lacks what the scheme reads."""
+    needed = _needed_columns(weights.find_scheme(config.scheme), config)
     missing = [name for name in needed if name not in names]
     if not missing:
         return
