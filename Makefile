@@ -22,6 +22,7 @@ random: setup
 
 chaos: setup
 	$(BIN)/python tests/chaos/everything.py
+	$(BIN)/python tools/reliability.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -101,6 +101,16 @@ def test_a_small_file_system(world, tmp_path):
     held(limits.full_disks(world, tmp_path, 2, seed=4), 2)
 
 
+def test_the_page_tells_the_figures_that_were_found():
+    spec = importlib.util.spec_from_file_location("reliability_tool", ROOT / "tools" / "reliability.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.page() == tool.PAGE.read_text(encoding="utf-8"), "run python tools/reliability.py"
+    found = json.loads(tool.RESULTS.read_text())
+    assert found.keys() <= everything.KINDS.keys()
+    assert all(figures["wrong"] == figures["tracebacks"] == 0 for figures in found.values())
+
+
 @pending
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(everything.KINDS))
