@@ -161,6 +161,12 @@ def _model_path(model: str | None) -> Path | None:
 
 
 def _print_result(result: Any, output: Path) -> None:
+    """What came of the stage: in words, then what was dropped and why, then every figure of the manifest."""
+    from prefopt.stages.results import result_lines
+    from prefopt.tables.folder import StageFolder
+
+    for line in result_lines(StageFolder(output)):
+        typer.echo(line)
     typer.echo(f"{result.table.num_rows} rows -> {output}")
     for reason, count in sorted(result.dropped.items()):
         typer.echo(f"  dropped {count}: {reason}")

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from prefopt.stages.stage import Stage
 from prefopt.stages.train import train
 from prefopt.stages.weight import weight
 from prefopt.tables.context import Context
+from prefopt.tables.progress import within
 from prefopt.tables.records import digest, write_json
 
 STAGES: tuple[Stage, ...] = (
@@ -59,12 +60,28 @@ SKIPPED_BY_KIND = {
 
 @dataclass(kw_only=True)
 class Run(Ledger):
-    """State of one `run`: the folder, the recipe and the model that all arms start from."""
+    """State of one `run`: the folder, the recipe and the model that all arms start from.
+
+    work, skip, prepare: what is done with a stage, with one that is skipped, and for the model; a plan does other things
+    with them on the same way (`prefopt.pipeline.plan`).
+    """
 
     root: Path
     recipe: Recipe
     strict: bool = False
     model: Path = Path()
+    work: Callable[..., Done] = execute
+    skip: Callable[[Run, Stage, Path, str], None] = field(default=lambda *skipped: write_skip(*skipped))
+    prepare: Callable[[Run, Done], None] = field(default=lambda *given: prepare_model(*given))
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What a walk through all arms has come by: arm -> finished stages of each round, evaluations, those of each round."""
+
+    rounds: Mapping[str, Sequence[Mapping[str, Done]]]
+    evaluated: Mapping[str, Done]
+    by_round: Mapping[str, Sequence[tuple[Mapping[str, Done], Done | None]]]
 
 
 def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: bool = False) -> dict[str, Any]:
@@ -79,29 +96,41 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: boo
     from prefopt.report.summary import summarize
 
     start = time.perf_counter()
-    arms = resolve_arms(recipe)
     state = Run(root=output, recipe=recipe, strict=strict, retry_failed=retry_failed)
-    source = _run_data(state)
+    walked = walk(state)
+    if retry_failed and not state.reopened:
+        print(f"{output}: no failed rows; nothing was asked again", file=sys.stderr)
+    seconds = time.perf_counter() - start
+    chains = {name: chain[-1] for name, chain in walked.rounds.items()}
+    summary = summarize(output, recipe, chains, walked.evaluated, seconds, walked.by_round)
+    write_json(output / "summary.json", summary)
+    return summary
+
+
+def walk(state: Run) -> Walked:
+    """All arms through all stages, in the order in which they are done.
+
+    Raises:
+        PrefoptError: what cannot work, before anything is computed; and whatever a stage finds.
+    """
+    arms = resolve_arms(state.recipe)
+    with within("stage 1"):
+        source = _run_data(state)
     found = source.folder.manifest or {}
     check_losses(arms, found["quality"]["kind"])
     check_served(arms)
     check_columns(arms, found["quality"]["kind"], found["columns"])
     check_rounds(arms, found["quality"]["kind"], found["columns"])
-    _prepare_model(state, source)
+    state.prepare(state, source)
     main = list(arms)[-1]
     rounds: dict[str, list[dict[str, Done]]] = {}
     # the main arm goes first, so that shared stages lie at the top of the run folder
     for name in [main, *(arm for arm in arms if arm != main)]:
-        rounds[name] = _run_rounds(state, arms[name], _home(output, name, main), source)
+        with within(f"arm {name}" if len(arms) > 1 else ""):
+            rounds[name] = _run_rounds(state, arms[name], _home(state.root, name, main), source)
     rounds = {name: rounds[name] for name in arms}
     evaluated, by_round = _evaluate_all(state, arms, rounds)
-    if retry_failed and not state.reopened:
-        print(f"{output}: no failed rows; nothing was asked again", file=sys.stderr)
-    seconds = time.perf_counter() - start
-    chains = {name: chain[-1] for name, chain in rounds.items()}
-    summary = summarize(output, recipe, chains, evaluated, seconds, by_round)
-    write_json(output / "summary.json", summary)
-    return summary
+    return Walked(rounds, evaluated, by_round)
 
 
 def _home(root: Path, arm: str, main: str) -> Path:
@@ -120,7 +149,8 @@ def _evaluate_all(
     shared = rounds[main][-1]
     several = any(len(chains) > 1 for chains in rounds.values())
     base_recipe = state.recipe if main == "main" else arms[main]
-    base = _run_evaluate(state, base_recipe, state.root / "arms" / BASE, shared, None, None)
+    with within("the model before training"):
+        base = _run_evaluate(state, base_recipe, state.root / "arms" / BASE, shared, None, None)
     evaluated = {BASE: base} if base else {}
     by_round: dict[str, list[tuple[Mapping[str, Done], Done | None]]] = {}
     # as above, the main arm first
@@ -129,7 +159,8 @@ def _evaluate_all(
         for number, chain in enumerate(chains, start=1):
             pairs = shared if several else chain
             place = round_home(home, number, len(chains))
-            after = _run_evaluate(state, arms[name], place, pairs, chain.get("train"), base)
+            with within(f"arm {name}" if len(arms) > 1 else ""), within(_round(number, len(chains))):
+                after = _run_evaluate(state, arms[name], place, pairs, chain.get("train"), base)
             if several:
                 by_round.setdefault(name, []).append((chain, after))
         if after:
@@ -148,12 +179,12 @@ def _run_data(state: Run) -> Done:
             "--data FILE.jsonl.gz"
         )
     context = Context(seed=stage_seed(state.recipe.seed, "data"), strict=state.strict)
-    return execute(
+    return state.work(
         state, BY_NAME["data"], config, state.root, None, context, extra=[data.source_digest(config)]
     )
 
 
-def _prepare_model(state: Run, source: Done) -> None:
+def prepare_model(state: Run, source: Done) -> None:
     """Resolve the model directory; `tiny` is built from the run's own texts in `00-model`."""
     from prefopt.models.find import resolve_model
     from prefopt.models.load import model_digest
@@ -183,7 +214,8 @@ def _run_rounds(state: Run, recipe: Recipe, home: Path, source: Done) -> list[di
     at = Round(1, state.model, state.model_key)
     chains = []
     while True:
-        chains.append(_run_arm(state, recipe, round_home(home, at.number, recipe.rounds), source, at))
+        with within(_round(at.number, recipe.rounds)):
+            chains.append(_run_arm(state, recipe, round_home(home, at.number, recipe.rounds), source, at))
         if at.number == recipe.rounds:
             return chains
         trained = chains[-1]["train"]
@@ -195,20 +227,31 @@ def _run_arm(state: Run, recipe: Recipe, home: Path, source: Done, at: Round) ->
     chain = {"data": source}
     last = source
     kind = "prompts" if at.number > 1 else (source.folder.manifest or {})["quality"]["kind"]
+    todo = _todo(recipe, kind)
     for stage in STAGES[1:-1]:
         config = getattr(recipe, stage.name)
         reason = _skip_reason(stage, config, kind)
         if reason:
-            _write_skip(state, stage, home, reason)
+            state.skip(state, stage, home, reason)
             continue
         inputs = _inputs(stage, chain) | (train_inputs(recipe, at.number) if stage.name == "train" else {})
         seed = stage_seed(state.recipe.seed, at.seed_name(stage.name))
         is_first = stage.name == "reference" and recipe.reference_model == "fixed"
         model, key = (state.model, state.model_key) if is_first else (at.model, at.model_key)
         context = Context(seed=seed, model=model, strict=state.strict, inputs=inputs)
-        last = execute(state, stage, config, home, last, context, model_key=key)
+        with within(f"stage {todo.index(stage.name) + 1} of {len(todo)}"):
+            last = state.work(state, stage, config, home, last, context, model_key=key)
         chain[stage.name] = last
     return chain
+
+
+def _todo(recipe: Recipe, kind: str) -> list[str]:
+    """Names of the stages of an arm that are not skipped."""
+    return [stage.name for stage in STAGES if not _skip_reason(stage, getattr(recipe, stage.name), kind)]
+
+
+def _round(number: int, rounds: int) -> str:
+    return f"round {number} of {rounds}" if rounds > 1 else ""
 
 
 def _skip_reason(stage: Stage, config: Any, kind: str) -> str:
@@ -217,7 +260,8 @@ def _skip_reason(stage: Stage, config: Any, kind: str) -> str:
     return "" if config is not None else "set to null in the recipe"
 
 
-def _write_skip(state: Run, stage: Stage, home: Path, reason: str) -> None:
+def write_skip(state: Run, stage: Stage, home: Path, reason: str) -> None:
+    """The reason in the stage's folder, where the main arm has it."""
     path = home / stage.folder_name / "manifest.json"
     if home == state.root:
         write_json(path, {"stage": stage.name, "skipped": reason})
@@ -255,13 +299,15 @@ def _run_evaluate(
     pairs = next((chain[name] for name in ("reference", "rank") if name in chain), chain["data"])
     seed = stage_seed(state.recipe.seed, "evaluate")
     context = Context(seed=seed, model=model, strict=state.strict, inputs=inputs)
-    return execute(state, BY_NAME["evaluate"], config, home, pairs, context, extra=extra)
+    todo = _todo(recipe, (chain["data"].folder.manifest or {})["quality"]["kind"])
+    with within(f"stage {len(todo)} of {len(todo)}"):
+        return state.work(state, BY_NAME["evaluate"], config, home, pairs, context, extra=extra)
 
 
 def _test_prompts(state: Run, config: Any) -> Done:
     """The test prompts, read once for all arms, in `00-test`."""
     context = Context(seed=stage_seed(state.recipe.seed, "test"), strict=state.strict)
-    return execute(
+    return state.work(
         state, BY_NAME["data"], config.data, state.root, None, context,
         extra=["test", data.source_digest(config.data)], folder_name="00-test",
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
 from prefopt.stages.memory import memory_told
+from prefopt.stages.results import result_lines
 from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
+from prefopt.tables.progress import on_terminal, rows_seen, say, shown_drops, warn_of_drops, where
 from prefopt.tables.records import digest, require
 
 if TYPE_CHECKING:
@@ -58,21 +61,37 @@ def execute(
 
     model_key: of the model it runs with, where that is not the run's.
     """
-    settings = config.model_dump(mode="json")
-    wanted = (state.model_key if model_key is None else model_key) if stage.wants_model(config) else ""
-    parts = [stage.name, settings, context.seed, context.strict, upstream.key if upstream else "", wanted]
-    key = digest(*parts, [*(extra or []), *stage.outside(config)], __version__)
+    key = work_key(state, stage, config, upstream, context, extra=extra, model_key=model_key)
     if key in state.done:
         return state.done[key]
     folder = StageFolder(home / (folder_name or stage.folder_name))
     way = way_of(folder, key, state.retry_failed, changed=state.reopened)
-    if way != "none":
+    if way == "none":
+        say(f"{stage.name}: done before, {(folder.manifest or {}).get('rows_out', 0):,} rows")
+    else:
         table = upstream.folder.table() if upstream else None
         about = {"key": key, "input": upstream.key if upstream else None}
         run_stage(stage, config, folder, table, context, about, again=way == "again")
         state.reopened |= way == "again"
     state.done[key] = Done(folder.output_key(key), folder)
     return state.done[key]
+
+
+def work_key(
+    state: Ledger,
+    stage: Stage,
+    config: Any,
+    upstream: Done | None,
+    context: Context,
+    *,
+    extra: list[str] | None = None,
+    model_key: str | None = None,
+) -> str:
+    """The name of a piece of work: the digest of all that its result depends on."""
+    settings = config.model_dump(mode="json")
+    wanted = (state.model_key if model_key is None else model_key) if stage.wants_model(config) else ""
+    parts = [stage.name, settings, context.seed, context.strict, upstream.key if upstream else "", wanted]
+    return digest(*parts, [*(extra or []), *stage.outside(config)], __version__)
 
 
 def way_of(
@@ -113,6 +132,9 @@ def run_stage(
     if table is not None:
         require(table, stage.reads, f"{stage.name} ({folder.path})")
     context = Context(context.seed, context.model, folder, context.strict, context.inputs)
+    if not on_terminal():  # there a bar says it
+        say(f"{stage.name}: {f'{table.num_rows:,} rows' if table is not None else 'begins'}")
+    start = time.perf_counter()
     with folder.timed("stage"), memory_told(stage.name, config):
         output = stage.run(table, config, context)
     folder.finish(stage.name, output, {
@@ -121,4 +143,17 @@ def run_stage(
         "seed": context.seed,
         "rows_in": output.quality.get("rows_in", table.num_rows if table is not None else None),
     })  # fmt: skip
+    _tell(stage, folder, time.perf_counter() - start)
     return output
+
+
+def _tell(stage: Stage, folder: StageFolder, seconds: float) -> None:
+    """What came of a stage, where it is one of several, and a warning where much was dropped."""
+    manifest = folder.manifest or {}
+    dropped, rows = manifest.get("dropped") or {}, rows_seen(manifest)
+    if where():
+        told = result_lines(folder) or [f"{manifest.get('rows_out', 0):,} rows"]
+        say(f"{stage.name}: {'; '.join(told)}; {seconds:.1f} s")
+        if dropped:
+            say(f"{stage.name}: {shown_drops(dropped, rows)}")
+    warn_of_drops(stage.name, dropped, rows)

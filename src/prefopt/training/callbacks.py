@@ -47,17 +47,48 @@ class EarlyStop(EarlyStoppingCallback):
             control.should_log = True
 
 
-class Bar(TrainerCallback):
-    """Tells a progress bar of every step; a resumed run starts where the checkpoint was."""
+# figure of the Trainer's log -> what it is called on the terminal
+SHOWN = (
+    ("loss", "loss {:.4f}"),
+    ("rewards/accuracies", "accuracy {:.3f}"),
+    ("learning_rate", "learning rate {:.2e}"),
+    ("eval_loss", "held-out loss {:.4f}"),
+    ("eval_rewards/accuracies", "held-out accuracy {:.3f}"),
+)
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
+
+class Bar(TrainerCallback):
+    """Tells a progress bar of every step, and `note` of every logged one; a resumed run starts where the checkpoint was.
+
+    started_at: the step that this process began with.
+    """
+
+    def __init__(
+        self, advance: Callable[[int], None], note: Callable[[str], None] = lambda text: None
+    ) -> None:
         self.advance = advance
+        self.note = note
+        self.started_at = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Called by the Trainer when the state is restored."""
+        self.started_at = state.global_step
         self.advance(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Called by the Trainer every `logging_steps`, and with held-out figures."""
+        figures = [text.format(logs[name]) for name, text in SHOWN if logs and name in logs]
+        if figures:
+            self.note(f"step {state.global_step} of {state.max_steps}, {', '.join(figures)}")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -93,6 +93,9 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
             )
             trainer.starts_at_reference = not context.inputs.get(FIXED)
             trainer.train(resume_from_checkpoint=True)
+        folder.timings[-1]["what"] = (
+            f"training, steps {callback.started_at + 1} to {trainer.state.global_step}"
+        )
         history = history_rows(trainer.state.log_history)
         quality = _quality(config, trainer, history) | {"truncated": parts["truncated"]}
         _write(trainer, tokenizer, config, context.model, folder, quality)
@@ -210,7 +213,7 @@ def _bar(total: int) -> Iterator[Any]:
         yield Bar(lambda count: None)
         return
     with progress("train", total) as advance:
-        yield Bar(advance)
+        yield Bar(advance, advance.note)
 
 
 def _total_steps(config: TrainConfig, rows: int) -> int:

@@ -88,7 +88,7 @@ def _train(table: Dataset, config: RewardConfig, context: Context, folder: Stage
         settings = trainer_settings(config.training, folder.path / "checkpoints", context.seed, bool(held))
         total = config.steps or math.ceil(config.epochs * math.ceil(len(examples) / config.pairs_per_step))
         with folder.timed("training"), progress("train-reward", total) as advance:
-            trainer = RewardTrainer(model, settings, examples, held or None, [Bar(advance)])
+            trainer = RewardTrainer(model, settings, examples, held or None, [Bar(advance, advance.note)])
             trainer.train(resume_from_checkpoint=True)
         rows = _held_out_rows(trainer, parts[1])
         history = history_rows(trainer.state.log_history)
