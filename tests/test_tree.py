@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # folders of people and of their jobs; `/tmp`, `/usr` and the like may stand in examples
 PLACE = re.compile(rb"(?<![\w.:/~<-])/(?:home|Users|root|work|workspace|mnt|data|scratch|opt/conda)/[\w.-]+")
-SHOWN = re.compile(rb"/(?:home|mnt|data|scratch)/(?:me|you|user|prefopt)\b")  # examples in the docs, the image
+SHOWN = re.compile(
+    rb"/(?:home|mnt|data|scratch)/(?:me|you|user|prefopt)\b"
+)  # examples in the docs, the image
 
 
 def committed() -> list[Path]:

@@ -6,6 +6,7 @@ import torch
 
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import build_loss
+from prefopt.losses.links import score
 
 TOKENS = 30
 
@@ -185,3 +186,28 @@ def test_toy_keeps_its_budget_and_the_margin_grows_with_it():
     assert free_drop > 0.8  # without a budget the chosen answers do fall
     assert margins == sorted(margins)
     assert margins[-1] < free_margin
+
+
+@pytest.mark.parametrize("link", ["js", "forward_kl", {"name": "alpha", "alpha": 0.4}])
+@pytest.mark.parametrize("base", ["dpo", "cdpo", "hinge", "discopop"])
+def test_inside_takes_the_penalty_from_h_whatever_the_link(base, link):
+    data = rows()
+    spec = [{"name": base, "link": link}, {"name": "budget", "delta": 0.05, "scale": 0.7, "inside": True}]
+    found, _ = value_and_slopes(spec, data)
+    fall = torch.relu(data["ref_chosen"] - data["chosen"] - 0.05 * data["chosen_tokens"])
+    h = score(data["chosen"] - data["ref_chosen"], link) - score(
+        data["rejected"] - data["ref_rejected"], link
+    )
+    zero = torch.zeros_like(h)
+    wanted = build_loss(base)(
+        {"chosen": h - 0.7 * fall, "rejected": zero, "ref_chosen": zero, "ref_rejected": zero}
+    )
+    assert (fall > 0).any()
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_inside_has_no_default_scale_where_the_links_slope_has_no_bound():
+    budget = {"name": "budget", "inside": True}
+    with pytest.raises(PrefoptError, match="give `scale`"):
+        build_loss([{"name": "dpo", "link": "forward_kl"}, budget])
+    assert build_loss([{"name": "dpo", "link": "js"}, budget]).terms[0].inside[0].scale == 2.0

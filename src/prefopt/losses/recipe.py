@@ -22,6 +22,7 @@ from prefopt.core.errors import PrefoptError, nearest
 from prefopt.losses.loss import POSITIONAL, Loss
 from prefopt.losses.mirror_file import load_mirror
 from prefopt.losses.ops import at_least_one, upcast
+from prefopt.losses.pairwise import margin
 from prefopt.losses.table import LOSSES
 
 TERM_KEYS = ("name", "scale", "x", "ld_alpha", "wpo", "inside", "file")
@@ -44,6 +45,7 @@ class Term:
     wpo: bool = False
     inside: tuple[Term, ...] = ()
     source: Mapping[str, Any] = field(default_factory=dict)  # shown in manifests in place of a file's numbers
+    given: bool = True  # whether the scale was given, or is our default
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -72,15 +74,33 @@ class Term:
                 if name in data:
                     prefix = inputs[f"{name}_prefix"]
                     data[name] = prefix + self.ld_alpha * (data[name] - prefix)
-        for term in self.inside:  # h is linear in the chosen log-prob, so the penalty is taken from it
-            data["chosen"] = data["chosen"] - term.scale * term.values(inputs)
+        hyper = dict(self.hyper)
+        if self.inside:
+            data, hyper = self._less_penalties(data, inputs)
         if self.loss.x == "mean":
             for name in data:
                 count = COUNTS.get(name.removeprefix("ref_"))
                 if count is not None:
                     data[name] = data[name] / at_least_one(inputs[count])
-        out = self.loss.fn(**data, **self.hyper)
+        out = self.loss.fn(**data, **hyper)
         return out * inputs["wpo_weight"] if self.wpo else out
+
+    def _less_penalties(
+        self, data: Mapping[str, Any], inputs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Inputs and hyperparameters under which the loss sees h - sum of scale * penalty in place of its margin h.
+
+        h is linear in the chosen log-prob under the reverse KL alone. Under another link h is taken first, and given to
+        the loss as a log-ratio of the chosen answer that nothing changes any more.
+        """
+        penalty: Any = 0.0
+        for term in self.inside:
+            penalty = penalty + term.scale * term.values(inputs)
+        if self.hyper.get("link", "reverse_kl") == "reverse_kl":
+            return {**data, "chosen": data["chosen"] - penalty}, dict(self.hyper)
+        h = margin(**{name: data[name] for name in ANSWERS}, link=self.hyper["link"])
+        none = dict.fromkeys(ANSWERS, h * 0.0)
+        return {**data, **none, "chosen": h - penalty}, {**self.hyper, "link": "reverse_kl"}
 
     def describe(self) -> dict[str, Any]:
         """The term as plain values, for manifests."""
@@ -264,6 +284,14 @@ def put_inside(terms: list[Term], penalties: list[Term]) -> list[Term]:
             + ", ".join(sorted({row.name for row in LOSSES.values() if row.of_margin and row.x == "sum"}))
         )
     home = terms[homes[0]]
+    link = home.hyper.get("link", "reverse_kl")
+    if link not in ("reverse_kl", "js") and any(
+        term.loss.name == "budget" and not term.given for term in penalties
+    ):
+        raise PrefoptError(
+            f"loss 'budget': inside {home.loss.name!r} with link {link!r} the margin's slope per nat has no bound, and so "
+            "the penalty no default scale; give `scale`"
+        )
     return [dataclasses.replace(t, inside=tuple(penalties)) if t is home else t for t in terms]
 
 
@@ -297,7 +325,7 @@ def build_loss(specs: Any) -> LossSum:
             raise PrefoptError(f"loss {term.loss.name!r}: `inside` is for budget and dpop_outside")
         if spec.get("scale") is None and term.loss.name == "budget":
             # regularization spec: twice the slope; inside, h itself has slope 1 in r_w
-            term = dataclasses.replace(term, scale=2.0 if is_inside else 2.0 * base_slope(bases))
+            term = dataclasses.replace(term, scale=2.0 if is_inside else 2.0 * base_slope(bases), given=False)
         if term.scale != 0:
             (penalties if is_inside else added).append(term)
     if not added:

@@ -54,7 +54,8 @@ def summarize(columns: Columns, loss: LossSum) -> Figures:
         figures[f"logps/{role}"] = data[role].mean().item()
     if len(rewards) == 2:
         margin = rewards["chosen"] - rewards["rejected"]
-        figures["rewards/accuracies"] = (margin > 0).double().mean().item()
+        # a tie counts half: at the first step, where all rewards are 0, the accuracy is that of guessing
+        figures["rewards/accuracies"] = (0.5 * (1.0 + margin.sign())).mean().item()
         figures["rewards/margins"] = margin.mean().item()
         figures["logps/h"] = (margin / loss.beta).mean().item()
     figures["logps/chosen_mean"] = (data["chosen"] / data["chosen_tokens"].clamp(min=1)).mean().item()
