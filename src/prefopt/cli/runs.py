@@ -10,6 +10,7 @@ import typer
 
 from prefopt.cli.registry import OPEN
 from prefopt.cli.verbs import Model, Retry, Strict, print_failed
+from prefopt.core.errors import PrefoptError
 
 recipes_app = typer.Typer(invoke_without_command=True, help="List, show and describe packaged recipes.")
 
@@ -40,20 +41,27 @@ def run_command(
     from prefopt.pipeline.run import run
     from prefopt.report import write_report
     from prefopt.report.summary import print_summary
+    from prefopt.tables.records import is_writable
 
     summary = run(loaded, folder, strict=strict, retry_failed=retry_failed)
     print_summary(summary)
     for place, failed in summary["failed"].items():
         print_failed(failed, f"{place}: ")
     # last: the summary is printed and saved whatever happens to the page
-    typer.echo(write_report(folder))
+    typer.echo(write_report(folder) if is_writable(folder) else f"{folder}: read-only, nothing was written")
 
 
-def report_command(folder: Annotated[Path, typer.Argument(help="folder of a finished run")]) -> None:
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    output: Annotated[Path | None, typer.Option(help="file to write; null: FOLDER/report.html")] = None,
+) -> None:
     """Write report.html of a run anew."""
     from prefopt.report import write_report
+    from prefopt.tables.records import is_writable
 
-    typer.echo(write_report(folder))
+    if output is None and not is_writable(folder):
+        raise PrefoptError(f"{folder}: read-only; say where the page is to go, --output FILE.html")
+    typer.echo(write_report(folder, output))
 
 
 @recipes_app.callback()

@@ -35,7 +35,7 @@ from prefopt.stages.train import train
 from prefopt.stages.weight import weight
 from prefopt.tables.context import Context
 from prefopt.tables.progress import within
-from prefopt.tables.records import digest, write_json
+from prefopt.tables.records import digest, is_writable, write_json
 
 STAGES: tuple[Stage, ...] = (
     data.STAGE,
@@ -103,7 +103,8 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: boo
     seconds = time.perf_counter() - start
     chains = {name: chain[-1] for name, chain in walked.rounds.items()}
     summary = summarize(output, recipe, chains, walked.evaluated, seconds, walked.by_round)
-    write_json(output / "summary.json", summary)
+    if is_writable(output):  # a finished run may lie on a disk that is not
+        write_json(output / "summary.json", summary)
     return summary
 
 

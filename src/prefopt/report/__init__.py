@@ -3,11 +3,11 @@
 from pathlib import Path
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` of a finished run and return its path; see `prefopt.report.page.write_report`."""
+def write_report(folder: Path, output: Path | None = None) -> Path:
+    """Write `report.html` of a finished run (or the file `output`) and return its path; see `prefopt.report.page.write_report`."""
     from prefopt.report.page import write_report as write
 
-    return write(folder)
+    return write(folder, output)
 
 
 __all__ = ["write_report"]

@@ -47,8 +47,8 @@ TITLES = {
 }
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` of a finished run and return its path. Equal run folders give equal bytes.
+def write_report(folder: Path, output: Path | None = None) -> Path:
+    """Write `report.html` of a finished run (or the file `output`) and return its path. Equal run folders give equal bytes.
 
     A section that cannot be made is shown as failed, there and by a warning on standard error.
 
@@ -56,7 +56,7 @@ def write_report(folder: Path) -> Path:
         PrefoptError: the folder holds no finished run, or the file cannot be written.
     """
     run = load_run(Path(folder))
-    path = run.folder / "report.html"
+    path = output or run.folder / "report.html"
     page, failed = _render(run)
     for section, problem in failed.items():
         sys.stderr.write(

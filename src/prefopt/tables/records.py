@@ -225,6 +225,11 @@ class atomic_file:
             ) from None
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in the folder (a disk may be read-only for everybody). True where it does not exist yet."""
+    return not folder.is_dir() or os.access(folder, os.W_OK)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, indented, keys in the given order."""
     with atomic_file(path) as temporary:
