@@ -34,6 +34,7 @@ from chaos.worlds import CHAIN, MORE, RECIPES, World, build_world
 
 SWEPT = [*CHAIN, *(name for name in MORE if name not in ("check", "judge-check"))]
 TRAININGS = ("train", "train lora", "reward")
+MOUNTED = ("full disks", "read-only disks")  # need a file system of their own
 Kind = Callable[[World, Path], Figures]
 
 
@@ -63,6 +64,7 @@ KINDS: dict[str, Kind] = {
     "hostile models": lambda world, folder: malformed.run(world, folder, bad_models.cases(world)),
     "faulty servers": servers.run,
     "full disks": lambda world, folder: limits.full_disks(world, folder, 28, seed=1),
+    "read-only disks": limits.read_only,
     "files that may not grow": lambda world, folder: limits.small_files(world, folder, 28, seed=1),
     "little memory": lambda world, folder: limits.little_memory(world, folder, 28, seed=1),
 }

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chaos.figures import Figures, contents, difference
-from chaos.worlds import World
+from chaos.worlds import SHORT, World
 
 NAMES = ("train", "sample", "reference", "evaluate", "whole", "data", "reward")
 MIB = 2**20
@@ -56,6 +56,54 @@ def full_disks(world: World, folder: Path, count: int, seed: int) -> Figures:
                 ["mount", "-o", f"remount,size={64 * MIB + 8 * need}", home], check=True, capture_output=True
             )
             _finish(world, name, home, argv, outcome, f"a disk of {size} bytes", figures)
+    return figures
+
+
+def read_only(world: World, folder: Path) -> Figures:
+    """What can be done with finished work on a disk that nobody can write to."""
+    figures = Figures()
+    with small_disk(folder / "read-only", 64 * MIB) as home:
+        for name in ("arms", "select", "train"):
+            shutil.copytree(world.reference(name), home / name)
+        subprocess.run(["mount", "-o", "remount,ro", home], check=True, capture_output=True)
+        commands = [
+            ([*world.argv("arms"), "--output", str(home / "arms")], (0,)),
+            ([*world.argv("select"), "--output", str(home / "select")], (0,)),
+            (["report", str(home / "arms"), "--output", "page.html"], (0,)),
+            (["report", str(home / "arms")], (2,)),
+            (["verify", str(home / "arms")], (0,)),
+            (
+                [
+                    "inspect",
+                    "--input",
+                    str(home / "arms" / "03-rank"),
+                    "--model",
+                    str(home / "train" / "model"),
+                ],
+                (0,),
+            ),
+            (["weigh", "--input", str(home / "select"), "--output", "out"], (0,)),
+            (
+                [
+                    "evaluate",
+                    "--input",
+                    str(home / "select"),
+                    "--model",
+                    str(home / "train" / "model"),
+                    "--output",
+                    "e",
+                    *SHORT,
+                ],
+                (0,),
+            ),
+            ([*world.argv("select"), "--output", str(home / "new")], (2,)),
+            ([*world.argv("select"), "--seed", "5", "--output", str(home / "select")], (2,)),
+        ]
+        for argv, ends in commands:
+            outcome = world.host.run(argv, folder, timeout_s=300)
+            is_right = outcome.code in ends and (outcome.code == 0 or outcome.is_refusal)
+            figures.tracebacks += outcome.has_traceback
+            figures.note("" if is_right else outcome.shown(), refused=outcome.code == 2)
     return figures
 
 

@@ -101,6 +101,7 @@ def test_a_small_file_system(world, tmp_path):
     if not limits.may_mount(tmp_path):
         pytest.skip("a small file system can be mounted by root alone")
     held(limits.full_disks(world, tmp_path, 2, seed=4), 2)
+    held(limits.read_only(world, tmp_path), 10)
 
 
 def test_the_page_tells_the_figures_that_were_found():
@@ -117,6 +118,6 @@ def test_the_page_tells_the_figures_that_were_found():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", list(everything.KINDS))
 def test_everything(world, tmp_path, kind):
-    if kind == "full disks" and not limits.may_mount(tmp_path):
+    if kind in everything.MOUNTED and not limits.may_mount(tmp_path):
         pytest.skip("a small file system can be mounted by root alone")
-    held(everything.KINDS[kind](world, tmp_path), 20)
+    held(everything.KINDS[kind](world, tmp_path), 10)

@@ -34,6 +34,7 @@ from prefopt.stages.stage import Stage
 from prefopt.stages.train import train
 from prefopt.stages.weight import weight
 from prefopt.tables.context import Context
+from prefopt.tables.folder import StageFolder
 from prefopt.tables.progress import within
 from prefopt.tables.records import digest, is_writable, write_json
 
@@ -263,9 +264,9 @@ def _skip_reason(stage: Stage, config: Any, kind: str) -> str:
 
 def write_skip(state: Run, stage: Stage, home: Path, reason: str) -> None:
     """The reason in the stage's folder, where the main arm has it."""
-    path = home / stage.folder_name / "manifest.json"
-    if home == state.root:
-        write_json(path, {"stage": stage.name, "skipped": reason})
+    folder, said = StageFolder(home / stage.folder_name), {"stage": stage.name, "skipped": reason}
+    if home == state.root and folder.manifest != said:
+        write_json(folder.path / "manifest.json", said)
 
 
 def _inputs(stage: Stage, chain: Mapping[str, Done]) -> dict[str, Any]:
