@@ -79,6 +79,16 @@ class FileOperations:
                     os.truncate(journal, max(0, journal.stat().st_size - 7))
 
 
+class Late:
+    """What libraries get as their standard error while they are imported: writes where that is at the moment of writing."""
+
+    def write(self, text: str) -> int:
+        return len(text) if sys.stderr is self else sys.stderr.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.__stderr__ if sys.stderr is self else sys.stderr, name)
+
+
 def child(request: dict[str, Any]) -> None:
     """Run the command and exit with its code; never returns."""
     os.setsid()
@@ -147,6 +157,7 @@ def exec_hook(place: str) -> None:
 
 def adopt(path: str) -> None:
     """Import what a child had imported."""
+    sys.stderr = Late()  # type: ignore[assignment]
     for name in Path(path).read_text().split("\n"):
         if name not in sys.modules and name != "__main__":
             with contextlib.suppress(Exception, SystemExit):
@@ -210,6 +221,7 @@ def tell(answer: dict[str, Any]) -> None:
 def main() -> None:
     """Import, say so, serve."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    sys.stderr = Late()  # type: ignore[assignment]
     import torch
 
     torch.set_num_threads(1)
