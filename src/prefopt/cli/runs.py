@@ -12,6 +12,10 @@ from prefopt.cli.registry import OPEN
 from prefopt.cli.verbs import Model, Retry, Strict, print_failed
 from prefopt.core.errors import PrefoptError
 
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="print stages, rows, steps, memory and time of the run; write nothing"),
+]
 recipes_app = typer.Typer(invoke_without_command=True, help="List, show and describe packaged recipes.")
 
 
@@ -23,6 +27,7 @@ def run_command(
     model: Model = None,
     strict: Strict = False,
     retry_failed: Retry = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run every stage of a recipe, compare its arms, and write report.html and summary.json.
 
@@ -38,6 +43,14 @@ def run_command(
         overrides["model"] = model
     loaded = load_recipe(recipe, overrides)
     folder = output or Path("runs") / loaded.name
+    if dry_run:
+        from prefopt.pipeline.plan import plan, probe
+        from prefopt.pipeline.plan_text import plan_text
+
+        found = plan(loaded, folder, strict=strict)
+        probe(found)
+        typer.echo(plan_text(found, loaded.name, folder))
+        return
     from prefopt.pipeline.run import run
     from prefopt.report import write_report
     from prefopt.report.summary import print_summary
