@@ -4,6 +4,7 @@ import math
 import random
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -291,3 +292,16 @@ def test_extreme_temperatures_and_logits_stay_finite(scale):
     logits = torch.tensor([[1.0, 3.0, 2.0]]) * scale
     noise = torch.tensor([0.999], dtype=torch.float64)
     assert choose(logits, Sampling(temperature=1e-40), noise).tolist() == [1]
+
+
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_the_cache_goes_by_the_name_that_the_model_has_for_it(name):
+    """transformers 5.24 calls it `cache` and warns of the old name."""
+    model = SimpleNamespace()
+    if name == "cache":
+        model.forward = lambda input_ids, cache=None, use_cache=None: None
+    else:
+        model.forward = lambda input_ids, past_key_values=None, use_cache=None: None
+    given = transformers_engine._cached(model, "kept")
+    assert given == {name: "kept", "use_cache": True}
+    model.forward(None, **given)

@@ -10,6 +10,7 @@ Shapes: B rows alive, P padded prompt length (left padding), V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,8 +171,7 @@ def _prefill(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
+        **_cached(model, cache),
         **_last_logits(model),
     ).logits[:, -1]
     spread = torch.tensor(which, device=device)
@@ -237,12 +237,17 @@ def _step(model: PreTrainedModel, rows: _Rows, tokens: Tensor) -> Tensor:
         input_ids=tokens[:, None],
         attention_mask=rows.mask,
         position_ids=rows.positions,
-        past_key_values=rows.cache,
-        use_cache=True,
+        **_cached(model, rows.cache),
         **_last_logits(model),
     )
     rows.positions = rows.positions + 1
     return output.logits[:, -1]
+
+
+def _cached(model: PreTrainedModel, cache: DynamicCache) -> dict[str, Any]:
+    """The cache under the name that the model has for it: `cache` from transformers 5.24 on, `past_key_values` before."""
+    known = inspect.signature(model.forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache, "use_cache": True}
 
 
 def _last_logits(model: PreTrainedModel) -> dict[str, int]:
