@@ -26,8 +26,9 @@ from prefopt.engines.client import (
     ChatReply,
     ChatRequest,
     ServerSettings,
+    request_body,
 )
-from prefopt.engines.replies import kept_reply, read_reply
+from prefopt.engines.replies import NO_ROOM_FOR_ANSWER, kept_reply, read_refusal, read_reply, refused_field
 
 KEY = "sk-test-0123456789abcdefSECRET"
 
@@ -93,7 +94,6 @@ def test_request_holds_what_was_asked_and_nothing_else():
                 "messages": [{"role": "user", "content": "bare"}],
                 "max_tokens": 8,
                 "temperature": 0.0,
-                "top_p": 1.0,
                 "min_p": 0.1,
             },
         ]
@@ -477,3 +477,47 @@ def test_two_clients_at_once_in_threads():
         for thread in threads:
             thread.join()
     assert [r.text for r in found["a"]] == [r.text for r in found["b"]]
+
+
+def test_fields_at_their_defaults_and_those_left_out_are_not_sent():
+    asked = ask("hi", temperature=1.0, top_p=1.0, seed=5, top_logprobs=3)
+    settings = ServerSettings(
+        base_url="http://127.0.0.1:1/v1", model="m", omit=["seed", "logprobs", "max_tokens"]
+    )
+    assert set(request_body(asked, settings)) == {"model", "messages"}
+    with pytest.raises(ValueError, match="did you mean 'seed'"):
+        ServerSettings(base_url="http://127.0.0.1:1/v1", model="m", omit=["sed"])
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"error": {"message": "Unsupported value: 'temperature' does not support 0", "param": "temperature"}}, "temperature"),
+        ({"error": {"message": "`temperature` and `top_p` cannot both be specified"}}, "temperature"),
+        ({"error": {"message": "top_p is not supported with this model"}}, "top_p"),
+        ({"error": {"message": "Unrecognized request argument supplied: seed"}}, "seed"),
+        ({"detail": "You are not allowed to request logprobs from this model"}, "logprobs"),
+        ({"error": {"message": "unknown field", "param": "top_logprobs"}}, "logprobs"),
+        ({"error": {"message": "the seeds of doubt"}}, None),
+        ({"error": {"message": "Invalid API key"}}, None),
+        ("no JSON", None),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_field_that_it_is_about(body, field):
+    sent = request_body(ask("hi", temperature=0.0, top_p=0.9, seed=5, top_logprobs=3), ServerSettings(base_url="http://127.0.0.1:1/v1", model="m"))  # fmt: skip
+    assert refused_field(body, sent) == field
+    assert refused_field(body, {"model": "m"}) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "error"),
+    [
+        ("'max_tokens' is too large: 64. This model's maximum context length is 64 tokens and your request has 20 input tokens (64 > 64 - 20).", "max_tokens", NO_ROOM_FOR_ANSWER),
+        ("This model's maximum context length is 4096 tokens. However, you requested 5000 tokens (904 in the messages, 4096 in the completion).", None, NO_ROOM_FOR_ANSWER),
+        ("This model's maximum context length is 4096 tokens. However, your messages resulted in 5000 tokens.", None, NO_ROOM),
+        ("This model's maximum context length is 64 tokens and your request has 90 input tokens.", None, NO_ROOM),
+    ],
+)  # fmt: skip
+def test_a_context_too_small_for_the_answer_is_not_the_prompts_fault(message, param, error):
+    body = {"error": {"message": message, "code": 400, **({"param": param} if param else {})}}
+    assert read_refusal(400, {}, body).error == error

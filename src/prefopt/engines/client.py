@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.settings import Config
 from prefopt.engines.replies import (
     FILTERED,
@@ -37,6 +37,7 @@ from prefopt.engines.replies import (
     Fault,
     read_refusal,
     read_reply,
+    refused_field,
     shown_message,
 )
 
@@ -83,6 +84,15 @@ OWN = frozenset(
         "top_logprobs",
     ]
 )
+# fields that a server may not know or allow, so that they may be left out
+OMITTABLE = (
+    "temperature",
+    "top_p",
+    "seed",
+    "logprobs",
+    "max_tokens",
+)
+AT_DEFAULT = {"temperature": 1.0, "top_p": 1.0}  # what the interface takes where nothing is sent
 NO_KEY = "EMPTY"  # what servers without keys are sent
 
 
@@ -108,6 +118,10 @@ class ServerSettings(Config):
     length_field: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="what the server calls the longest answer"
     )
+    omit: list[str] = Field(
+        [],
+        description=f"fields that this server refuses, left out of every request: {', '.join(OMITTABLE)}",
+    )
     extra: dict[str, Any] = Field({}, description="further fields of every request, e.g. {min_p: 0.05}")
 
     @model_validator(mode="after")
@@ -119,6 +133,9 @@ class ServerSettings(Config):
             )
         if problem := _url_problem(self.base_url):
             raise ValueError(f"base_url {problem}; write it like http://127.0.0.1:8000/v1")
+        for name in self.omit:
+            if name not in OMITTABLE:
+                raise ValueError(f"omit: unknown field {name!r}, {nearest(name, OMITTABLE)}")
         for name in self.extra:
             if name in OWN:
                 raise ValueError(f"extra.{name} has a setting of its own; remove it from extra")
@@ -341,11 +358,18 @@ class _Asking:
     def _refused(self, status: int, body: Any, request: ChatRequest) -> str:
         settings = self.settings
         where = f"{settings.base_url}: refused (HTTP {status})"
-        if status in (401, 403):
-            state = "the key in" if self.key else "set"
-            return f"{where}; check {state} the environment variable {settings.api_key_env}"
+        field = refused_field(body, request_body(request, settings))
+        if field and status != 401:
+            words = shown_message(body, contents_of(request), self.key)
+            return f"{where}{f': {words}' if words else ''}; this server takes no {field} so: leave it out with server.omit: [{field}]"
         words = shown_message(body, contents_of(request), self.key)
         said = f": {words}" if words else ""
+        if status in (401, 403):
+            state = "the key in" if self.key else "set"
+            why = (
+                f", unless the server's own words say another reason{said}" if said and status == 403 else ""
+            )
+            return f"{where}; check {state} the environment variable {settings.api_key_env}{why}"
         if status == 404:
             return f"{where}{said}; check server.base_url (up to and with /v1) and server.model {settings.model!r}"
         return f"{where}{said}; check the server's settings (server.extra, server.length_field, lengths)"
@@ -357,17 +381,27 @@ def contents_of(request: ChatRequest) -> list[str]:
 
 
 def request_body(request: ChatRequest, settings: ServerSettings) -> dict[str, Any]:
-    """Arguments of `chat.completions.create`; fields that are not OpenAI's own go by `extra_body`."""
+    """Arguments of `chat.completions.create`; fields that are not OpenAI's own go by `extra_body`.
+
+    A temperature or top_p of 1, the interface's defaults, is not sent, nor what `settings.omit` names.
+    """
     body: dict[str, Any] = {
         "model": settings.model,
         "messages": [dict(message) for message in request.messages],
+    }
+    wanted: dict[str, Any] = {
         "temperature": request.temperature,
         "top_p": request.top_p,
-        settings.length_field: request.max_tokens,
+        "seed": request.seed,
     }
-    if request.seed is not None:
-        body["seed"] = request.seed
-    if request.top_logprobs:
+    body |= {
+        name: value
+        for name, value in wanted.items()
+        if value is not None and name not in settings.omit and AT_DEFAULT.get(name) != value
+    }
+    if "max_tokens" not in settings.omit:
+        body[settings.length_field] = request.max_tokens
+    if request.top_logprobs and "logprobs" not in settings.omit:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     extra = {**settings.extra, **(request.extra or {})}
     return {**body, "extra_body": extra} if extra else body

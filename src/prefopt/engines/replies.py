@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +16,7 @@ from prefopt.core.errors import PrefoptError
 # why a reply has no text (`ChatReply.error`); stable, they serve as reasons of dropped rows
 GAVE_UP = "server gave up"  # all retries used: asking again later may help
 NO_ROOM = "prompt fills the model's context"  # asking again does not help
+NO_ROOM_FOR_ANSWER = "max_new_tokens does not fit into the model's context beside the prompt; lower it"
 FILTERED = "refused by the server's filter"  # nor here
 REJECTED = "refused by the server"  # this one request, which others like it are not
 PER_PROMPT = frozenset({400, 413, 422, 451})  # statuses that may mean one prompt alone
@@ -31,6 +33,19 @@ TOO_LONG = (
     "must be less than the model's context",
     "prompt is too long",
 )
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
+# how they say how long the context is, and how much of it the prompt takes
+_CONTEXT = re.compile(r"(?:context (?:length|size|window)|maximum)[^0-9]{0,40}([0-9]{1,9}) tokens?")
+_PROMPT = re.compile(
+    r"(?:has|have|with|contains?) ([0-9]{1,9}) (?:input|prompt) tokens|([0-9]{1,9}) (?:tokens )?(?:in the messages|in the prompt|from the input)"
+)
+# a field of `server.omit` -> how requests and servers' words spell it
+FIELDS = {
+    "temperature": ("temperature",),
+    "top_p": ("top_p",),
+    "seed": ("seed",),
+    "logprobs": ("logprobs", "top_logprobs"),
+}
 SHOWN = 200  # characters of a server's own message in an error line
 ECHO = 16  # as many characters of a prompt in it, and it is not shown
 
@@ -174,10 +189,38 @@ def read_refusal(status: int, headers: Mapping[str, str], body: Any) -> ChatRepl
         raise Fault(f"HTTP {status}", retry_after(headers))
     if status in (400, 413, 422):
         text = f"{code} {message}".lower()
+        if any(sign in text for sign in TOO_LONG) and _is_for_answer(text, body):
+            return ChatReply("", finish_reason="length", error=NO_ROOM_FOR_ANSWER)
         if any(sign in text for sign in TOO_LONG):
             return ChatReply("", finish_reason="length", error=NO_ROOM)
         if code == "content_filter":
             return ChatReply("", finish_reason="content_filter", error=FILTERED)
+    return None
+
+
+def _is_for_answer(text: str, body: Any) -> bool:
+    """Whether the wish for the answer is what is too long: the prompt alone would fit."""
+    inner = body.get("error", body) if isinstance(body, dict) else {}
+    if isinstance(inner, dict) and inner.get("param") in LENGTHS:
+        return True
+    room, prompt = _CONTEXT.search(text), _PROMPT.search(text)
+    if room and prompt:
+        return int(prompt[1] or prompt[2]) < int(room[1])
+    return any(name in text for name in LENGTHS) and "too large" in text
+
+
+def refused_field(body: Any, sent: Mapping[str, Any]) -> str | None:
+    """The field of a request (`server.omit` knows it) that an error body is about; None where it names none that was sent."""
+    inner = body.get("error", body) if isinstance(body, dict) else body
+    param = inner.get("param") if isinstance(inner, dict) else None
+    _, message = _error_of(body)
+    for field, spellings in FIELDS.items():
+        if not any(name in sent for name in spellings):
+            continue
+        if param in spellings or any(
+            re.search(rf"(?<![a-z_]){name}(?![a-z_])", message.lower()) for name in spellings
+        ):
+            return field
     return None
 
 
