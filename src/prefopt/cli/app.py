@@ -15,6 +15,7 @@ from prefopt.cli import runs, tools, verbs
 from prefopt.cli.completion import ASK, SCRIPTS
 from prefopt.cli.ends import run_to_end
 from prefopt.cli.overview import group_help
+from prefopt.cli.plugins import without_plugins
 from prefopt.cli.registry import Group, Verb, read_app
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.suite.commands import suite_app
@@ -96,6 +97,7 @@ def call(words: Sequence[str]) -> None:
     if words[:1] == ["--version"]:
         typer.echo(f"prefopt {__version__}")
         return
+    words = without_plugins(words)
     entry, left = find(words)
     if isinstance(entry, Group):
         if left and left[0] not in ("-h", "--help"):

@@ -11,6 +11,7 @@ import typer
 
 from prefopt.cli.registry import OPEN, WITHOUT
 from prefopt.core.errors import PrefoptError
+from prefopt.core.plugins import load_plugins, names_of
 
 if TYPE_CHECKING:
     from prefopt.core.settings import Config
@@ -90,7 +91,9 @@ def run_verb(
 
     file, model, seed, strict, retry_failed, dry_run = options
     stage = stage_of(verb)
-    settings = _section(load_yaml(file), stage) if file else {}
+    given = load_yaml(file) if file else {}
+    load_plugins(names_of(given.pop("plugins", None)), file.parent if file else None)
+    settings = _section(given, stage) if file else {}
     if stage.name == "rank" and isinstance(settings.get("judge"), str):
         settings["judge"] = {"kind": settings["judge"]}
     settings = merge(settings, parse_overrides(words))

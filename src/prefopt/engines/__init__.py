@@ -8,35 +8,89 @@ asked call by call (a server) is a `RowEngine`: each row has its own seed and is
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
 from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.plugins import add_part, check_options, digests, keywords_of, origin_of
 from prefopt.core.settings import Config
+from prefopt.engines.added import KIND, AddedEngine, reads_model
 from prefopt.engines.client import ServerSettings
-from prefopt.tables.records import digest
+from prefopt.engines.protocol import (
+    Chat,
+    Completion,
+    Engine,
+    FinishReason,
+    Prompt,
+    Refusal,
+    RowEngine,
+    Sampling,
+    batch_seed,
+    until_stop,
+)
 
-# name -> (module, what to install when its import fails)
-ENGINES: dict[str, tuple[str, str]] = {
+Made = TypeVar("Made", bound=Callable[..., Any])
+# name -> (module, what to install when its import fails); of a plug-in: the function or class itself
+ENGINES: dict[str, tuple[str, str] | Callable[..., Any]] = {
     "transformers": ("prefopt.engines.transformers_engine", "pip install prefopt"),
     "vllm": ("prefopt.engines.vllm_engine", "pip install 'prefopt[vllm]'"),
     "server": ("prefopt.engines.server_engine", "pip install 'prefopt[server]'"),
     "fake": ("prefopt.engines.fake", "pip install prefopt"),
 }
-WITHOUT_MODEL = ("server", "fake")  # they take no model directory
+WITHOUT_MODEL = ("server", "fake")  # they take no model directory; of plug-ins see `takes_model`
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-FinishReason = Literal["stop", "length"]
 
 
 def known_engine(name: str) -> str:
     """The name itself; a ValueError naming the nearest engine when there is none of that name."""
     if name not in ENGINES:
-        raise ValueError(f"unknown engine, {nearest(name, ENGINES)}")
+        raise ValueError(f"unknown engine, {nearest(name, ENGINES)} (plugins add others)")
     return name
+
+
+def takes_model(name: str) -> bool:
+    """Whether the engine loads a model directory."""
+    maker = ENGINES.get(name)
+    return reads_model(maker) if callable(maker) else name not in WITHOUT_MODEL
+
+
+def check_engine_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the engine, one of a plug-in, has these options."""
+    maker = ENGINES.get(name)
+    try:
+        check_options(f"engine {name!r}", dict(options), keywords_of(maker) if callable(maker) else {})
+    except PrefoptError as error:
+        raise ValueError(str(error)) from None
+
+
+def engine_digests(*names: str) -> list[str]:
+    """Digests of the plug-ins among the engines; for the key of a stage."""
+    return digests(KIND, names)
+
+
+def register_engine(name: str) -> Callable[[Made], Made]:
+    """Decorator: a function `write(prompt, sampling, seed)`, or a class with `generate`, is an engine (`prefopt.engines.added`).
+
+    Its keyword-only parameters are its options (`engine_options`).
+
+    Raises:
+        PrefoptError: the name is taken, or a class without `generate`.
+    """
+
+    def register(made: Made) -> Made:
+        if not callable(made) or (isinstance(made, type) and not callable(getattr(made, "generate", None))):
+            raise PrefoptError(
+                f"{origin_of(made)}: engine {name!r}: decorate a function write(prompt, sampling, seed), or a class with "
+                "generate(prompts, sampling, seed)"
+            )
+        add_part(KIND, name, made, made, ENGINES)
+        return made
+
+    return register
 
 
 class VllmSettings(Config):
@@ -60,98 +114,15 @@ class VllmSettings(Config):
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What single engines want to know: the server's address, vLLM's settings, continuous batching of transformers."""
+    """What single engines want to know: the server's address, vLLM's settings, continuous batching of transformers.
+
+    more: options of a plug-in's engine.
+    """
 
     server: ServerSettings | None = None
     vllm: VllmSettings | None = None
     continuous_batching: bool = False
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How completions are drawn. temperature 0 is greedy; top_k 0 and top_p 1 are off; lengths in tokens.
-
-    logprobs: also give the sampler's own log-prob of what it wrote, where the engine can.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_new_tokens: int = 256
-    logprobs: bool = False
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One answer: its text without end token, its token ids with it, and why it ended.
-
-    token_ids: None where the engine shows none (a server); `counted` is then its own count, if any. logp: sum of the
-    sampler's log-probs of the tokens, nats, before temperature and truncation; None where not asked for.
-    """
-
-    text: str
-    token_ids: tuple[int, ...] | None
-    finish_reason: FinishReason
-    counted: int | None = None
-    logp: float | None = None
-
-    @property
-    def tokens(self) -> int | None:
-        """Length in tokens, the end token included; None: unknown."""
-        return self.counted if self.token_ids is None else len(self.token_ids)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """No answer, and why (a reason of dropped rows). again: asking once more may help. said: the server's own words."""
-
-    reason: str
-    again: bool = False
-    said: str = ""
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A prompt for a server: messages, and further fields of the request (tools, chat_template_kwargs)."""
-
-    messages: tuple[Mapping[str, Any], ...]
-    extra: Mapping[str, Any]
-
-
-Prompt = Sequence[int] | Chat
-
-
-class Engine(Protocol):
-    """What writes completions. `name` says who wrote them; `max_tokens` bounds prompt and completion (None: unknown)."""
-
-    name: str
-    max_tokens: int | None
-
-    def encode(self, row: Mapping[str, Any]) -> Any:
-        """The row's `prompt` (with `tools`, `chat_template_kwargs`) as the engine wants it: token ids, or a `Chat`."""
-        ...
-
-    def generate(self, prompts: Sequence[Any], sampling: Sampling, seed: int) -> list[Completion]:
-        """One completion per prompt, in order: one batch under one seed. Global random state stays as it was."""
-        ...
-
-
-@runtime_checkable
-class RowEngine(Protocol):
-    """An engine asked row by row, many at once."""
-
-    name: str
-    max_tokens: int | None
-
-    def generate_each(
-        self,
-        prompts: Sequence[Any],
-        sampling: Sampling,
-        seeds: Sequence[int],
-        on_answer: Callable[[int, Completion | Refusal], None],
-    ) -> None:
-        """Ask all prompts, each under its seed; `on_answer(index, answer)` is called once for each, as answers come."""
-        ...
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_engine(
@@ -164,7 +135,10 @@ def open_engine(
     """
     if name not in ENGINES:
         raise PrefoptError(f"unknown engine {name!r}, {nearest(name, ENGINES)}")
-    module, install = ENGINES[name]
+    maker = ENGINES[name]
+    if callable(maker):
+        return AddedEngine(name, maker, model, dict(options.more) if options else {})
+    module, install = maker
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -173,14 +147,25 @@ def open_engine(
     return engine
 
 
-def batch_seed(seed: int, label: str, index: int) -> int:
-    """Seed (31 bits) of batch (or row) `index` of the pass `label` in a stage with `seed`."""
-    return int(digest(seed, label, index)[:8], 16) & 0x7FFFFFFF
-
-
-def until_stop(ids: Sequence[int], stops: frozenset[int]) -> Iterator[int]:
-    """The ids up to and with the first end token."""
-    for token in ids:
-        yield token
-        if token in stops:
-            return
+__all__ = [
+    "ENGINES",
+    "WITHOUT_MODEL",
+    "Chat",
+    "Completion",
+    "Dtype",
+    "Engine",
+    "EngineOptions",
+    "FinishReason",
+    "Prompt",
+    "Refusal",
+    "RowEngine",
+    "Sampling",
+    "VllmSettings",
+    "batch_seed",
+    "engine_digests",
+    "known_engine",
+    "open_engine",
+    "register_engine",
+    "takes_model",
+    "until_stop",
+]

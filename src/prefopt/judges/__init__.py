@@ -7,25 +7,30 @@ budget and what follows from two calls are the comparer's (`prefopt.comparing`).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.plugins import add_part, check_options, digests, keywords_of, origin_of
 from prefopt.core.settings import Config, OneOf
 from prefopt.engines.client import ServerSettings
+from prefopt.judges.added import KIND, AddedJudge
+from prefopt.judges.parse import parse_verdict
+from prefopt.judges.verdicts import TIE_BAND, Comparison, PairwiseJudge, Verdict, Winner, winner_of
 from prefopt.tables.records import file_digest
 from prefopt.verify import VerifyConfig
+from prefopt.verify.verifiers import verifier_digests
 
 if TYPE_CHECKING:
     from prefopt.tables.context import Context
-    from prefopt.tables.records import Row
 
-# name -> (module, what to install when its import fails)
-JUDGES: dict[str, tuple[str, str]] = {
+Made = TypeVar("Made", bound=Callable[..., Any])
+
+# name -> (module, what to install when its import fails); of a plug-in: the function or class itself
+JUDGES: dict[str, tuple[str, str] | Callable[..., Any]] = {
     "server": ("prefopt.judges.server", "pip install 'prefopt[server]'"),
     "local": ("prefopt.judges.local", "pip install prefopt"),
     "reward_model": ("prefopt.judges.reward_model", "pip install prefopt"),
@@ -34,63 +39,6 @@ JUDGES: dict[str, tuple[str, str]] = {
     "recorded": ("prefopt.judges.recorded", "pip install prefopt"),
     "simulated": ("prefopt.judges.simulated", "pip install prefopt"),
 }
-# missing: the judge has no verdict on that pair (recorded files have gaps); unparsed: it answered, but no verdict was
-# found in the answer. Neither is a tie.
-Winner = Literal["first", "second", "tie", "missing", "unparsed"]
-TIE_BAND = 0.05
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One judge call. first, second: rows of completions (`id`, `completion`, `gold`, `score`, ... as they are)."""
-
-    prompt_id: str
-    prompt: str | list[dict[str, Any]]
-    first: Row
-    second: Row
-    reference: str | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the judge said. probability: P(first is better) of this call, None where the judge gives none.
-
-    calls: how often the judge was asked for it (2 where an answer without a verdict was asked for again by the judge
-    itself); tokens and latency are of all of them. latency_s (seconds) differs between equal runs and never enters a table of results.
-    """
-
-    winner: Winner
-    probability: float | None = None
-    text: str = ""
-    latency_s: float | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    calls: int = 1
-
-
-class PairwiseJudge(Protocol):
-    """What compares.
-
-    both_orders: each pair is to be asked in both orders; False where the order is known not to matter.
-    averages: the verdict on a pair is by the mean probability of its two calls and the tie band (a model read at the
-    verdict token); else both calls must name the same answer.
-    cacheable: verdicts may be kept by content and used again.
-    A judge may also have `keeps_answers` (True): it stores each answer as it arrives and itself asks again where an
-    answer has no verdict, so that it is best given many calls at once.
-    """
-
-    name: str
-    both_orders: bool
-    averages: bool
-    cacheable: bool
-
-    def compare(self, batch: Sequence[Comparison], seed: int) -> list[Verdict]:
-        """One verdict per call, in order. Global random state stays as it was."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What the verdicts depend on (JSON, without secrets): for the manifest and the key of the cache."""
-        ...
 
 
 class SimulatedSettings(Config):
@@ -143,13 +91,44 @@ class PairwiseJudgeConfig(Config):
         SimulatedSettings(),  # type: ignore[call-arg]
         description="the simulated judge, for studies and tests",
     )
+    options: dict[str, Any] = Field({}, description="options of a plug-in's judge")
 
     @field_validator("kind")
     @classmethod
     def _known_kind(cls, name: str) -> str:
         if name not in JUDGES:
-            raise ValueError(f"unknown judge, {nearest(name, JUDGES)}")
+            raise ValueError(f"unknown judge, {nearest(name, JUDGES)} (plugins add others)")
         return name
+
+    @model_validator(mode="after")
+    def _known_options(self) -> PairwiseJudgeConfig:
+        maker = JUDGES[self.kind]
+        known = keywords_of(maker) if callable(maker) else {}
+        try:
+            check_options(f"judge {self.kind!r}", self.options, known)
+        except PrefoptError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+
+def register_judge(name: str) -> Callable[[Made], Made]:
+    """Decorator: a function of one `Comparison`, or a class with `compare(batch, seed)`, is a pairwise judge (`prefopt.judges.added`).
+
+    Its keyword-only parameters are its options: `rank.judge: {kind: NAME, options: {...}}`.
+
+    Raises:
+        PrefoptError: the name is taken, or a class without `compare`.
+    """
+
+    def register(made: Made) -> Made:
+        if not callable(made) or (isinstance(made, type) and not callable(getattr(made, "compare", None))):
+            raise PrefoptError(
+                f"{origin_of(made)}: judge {name!r}: decorate a function of one call, or a class with compare(batch, seed)"
+            )
+        add_part(KIND, name, made, made, JUDGES)
+        return made
+
+    return register
 
 
 def open_judge(config: PairwiseJudgeConfig, context: Context) -> PairwiseJudge:
@@ -158,7 +137,10 @@ def open_judge(config: PairwiseJudgeConfig, context: Context) -> PairwiseJudge:
     Raises:
         PrefoptError: a missing package (with the install line), or settings it cannot work with.
     """
-    module, install = JUDGES[config.kind]
+    maker = JUDGES[config.kind]
+    if callable(maker):
+        return AddedJudge(config.kind, maker, config.options, config.tie_band)
+    module, install = maker
     try:
         judge: PairwiseJudge = importlib.import_module(module).open_judge(config, context)
     except ModuleNotFoundError as error:
@@ -167,12 +149,12 @@ def open_judge(config: PairwiseJudgeConfig, context: Context) -> PairwiseJudge:
 
 
 def judge_files(config: PairwiseJudgeConfig) -> list[str]:
-    """Digests of the model and the prompt file that the settings name.
+    """Digests of the model, the prompt file and the plug-in that the settings name.
 
     Raises:
         PrefoptError: one of them cannot be found or read.
     """
-    found = []
+    found = [*digests(KIND, [config.kind]), *verifier_digests(config.verifier)]
     if config.model is not None:
         from prefopt.models.find import resolve_model
         from prefopt.models.load import model_digest
@@ -185,9 +167,18 @@ def judge_files(config: PairwiseJudgeConfig) -> list[str]:
     return found
 
 
-def winner_of(probability: float, tie_band: float = TIE_BAND) -> Winner:
-    """The winner at P(first is better): a tie where |P - 0.5| < tie_band, and at 0.5 itself."""
-    distance = probability - 0.5
-    if distance == 0 or abs(distance) < tie_band:
-        return "tie"
-    return "first" if distance > 0 else "second"
+__all__ = [
+    "JUDGES",
+    "TIE_BAND",
+    "Comparison",
+    "PairwiseJudge",
+    "PairwiseJudgeConfig",
+    "SimulatedSettings",
+    "Verdict",
+    "Winner",
+    "judge_files",
+    "open_judge",
+    "parse_verdict",
+    "register_judge",
+    "winner_of",
+]

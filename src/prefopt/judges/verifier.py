@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
-from prefopt.verify import VerifyConfig, answer_classes, extract_answer, gold_answer
+from prefopt.verify import VerifyConfig, answer_classes, extract_answer, gold_answer, score_completion
+from prefopt.verify.verifiers import ANSWER
 
 if TYPE_CHECKING:
     from prefopt.tables.context import Context
@@ -28,14 +29,16 @@ class VerifierJudge:
         return [self._one(call) for call in batch]
 
     def _one(self, call: Comparison) -> Verdict:
-        first, second = self._is_right(call.first), self._is_right(call.second)
+        first, second = (self._is_right({"prompt": call.prompt, **row}) for row in (call.first, call.second))
         if first is None or second is None:
-            return Verdict("missing", text="no gold answer")
+            return Verdict("missing", text="no gold answer" if self.config.kind == ANSWER else "no verdict")
         if first == second:
             return Verdict("tie", 0.5, "both right" if first else "both wrong")
         return Verdict("first", 1.0, "first right") if first else Verdict("second", 0.0, "second right")
 
     def _is_right(self, row: Mapping[str, Any]) -> bool | None:
+        if self.config.kind != ANSWER:
+            return score_completion(row, self.config).is_correct
         gold = row.get("gold")
         wanted = gold_answer(gold, self.config) if gold is not None else None
         if wanted is None:

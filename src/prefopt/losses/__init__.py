@@ -3,6 +3,7 @@
 LOSSES holds them by name, build_loss turns a recipe's list into one callable sum. Neither torch nor jax is imported.
 """
 
+from prefopt.losses.added import loss_of, register_loss
 from prefopt.losses.curves import curve
 from prefopt.losses.loss import POSITIONAL, Loss
 from prefopt.losses.mirror_file import export_mirror, load_mirror
@@ -21,4 +22,6 @@ __all__ = [
     "find_loss",
     "list_losses",
     "load_mirror",
+    "loss_of",
+    "register_loss",
 ]

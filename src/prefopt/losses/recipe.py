@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.plugins import told
+from prefopt.losses.added import loss_of
 from prefopt.losses.loss import POSITIONAL, Loss
 from prefopt.losses.mirror_file import load_mirror
 from prefopt.losses.ops import at_least_one, upcast
@@ -82,7 +84,8 @@ class Term:
                 count = COUNTS.get(name.removeprefix("ref_"))
                 if count is not None:
                     data[name] = data[name] / at_least_one(inputs[count])
-        out = self.loss.fn(**data, **hyper)
+        with told("loss", self.loss.name):
+            out = self.loss.fn(**data, **hyper)
         return out * inputs["wpo_weight"] if self.wpo else out
 
     def _less_penalties(
@@ -193,7 +196,7 @@ def number(spec: Mapping[str, Any], key: str, high: float = math.inf) -> float |
     if value is None:
         return None
     if isinstance(value, (bool, str)) or not math.isfinite(value) or not 0 <= value <= high:
-        raise PrefoptError(f"loss {spec['name']!r}: {key} = {value!r} must be a number in [0, {high:g}]")
+        raise PrefoptError(f"loss {spec['name'].name!r}: {key} = {value!r} must be a number in [0, {high:g}]")
     return float(value)
 
 
@@ -201,26 +204,33 @@ def flag(spec: Mapping[str, Any], key: str) -> bool:
     """spec[key] as true or false, false when absent."""
     value = spec.get(key, False)
     if not isinstance(value, bool):
-        raise PrefoptError(f"loss {spec['name']!r}: {key} = {value!r} must be true or false")
+        raise PrefoptError(f"loss {spec['name'].name!r}: {key} = {value!r} must be true or false")
     return value
 
 
 def read_spec(spec: Any) -> dict[str, Any]:
-    """One item of the recipe as a mapping whose name and keys are known."""
-    spec = {"name": spec} if isinstance(spec, str) else spec
+    """One item of the recipe as a mapping whose keys are known; `name` becomes a `Loss`. A function is a loss of its own."""
+    spec = {"name": spec} if isinstance(spec, str) or callable(spec) else spec
     if not isinstance(spec, Mapping) or "name" not in spec:
-        raise PrefoptError(f"a loss is a name or a mapping with `name`, not {spec!r}")
+        raise PrefoptError(f"a loss is a name, a function or a mapping with `name`, not {spec!r}")
     full = {**SHORTHANDS.get(str(spec["name"]), {}), **spec}
     full["name"] = SHORTHANDS.get(str(spec["name"]), spec)["name"]
-    if full["name"] not in LOSSES:
-        raise PrefoptError(
-            f"unknown loss {full['name']!r}; {nearest(str(full['name']), [*LOSSES, *SHORTHANDS])}"
-        )
-    known = {*TERM_KEYS, *LOSSES[full["name"]].defaults}
+    loss = full["name"] = _named(full["name"])
+    known = {*TERM_KEYS, *loss.defaults}
     for key in full:
         if key not in known:
-            raise PrefoptError(f"loss {full['name']!r} has no hyperparameter {key!r}; {nearest(key, known)}")
+            raise PrefoptError(f"loss {loss.name!r} has no hyperparameter {key!r}; {nearest(key, known)}")
     return full
+
+
+def _named(name: Any) -> Loss:
+    if isinstance(name, Loss):
+        return name
+    if callable(name):
+        return loss_of(name)
+    if name not in LOSSES:
+        raise PrefoptError(f"unknown loss {name!r}; {nearest(str(name), [*LOSSES, *SHORTHANDS])}")
+    return LOSSES[name]
 
 
 def read_file(loss: Loss, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -239,7 +249,7 @@ def read_file(loss: Loss, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict
 
 def build_term(spec: Mapping[str, Any]) -> Term:
     """One term, without the default scale of a budget. Raises PrefoptError for anything unknown or out of range."""
-    loss = LOSSES[spec["name"]]
+    loss: Loss = spec["name"]
     source: dict[str, Any] = {}
     hyper = {key: value for key, value in spec.items() if key not in TERM_KEYS}
     x = spec.get("x", loss.x)
@@ -306,11 +316,11 @@ def check_kinds(terms: Sequence[Term]) -> None:
 
 
 def build_loss(specs: Any) -> LossSum:
-    """The sum of a recipe: a name, a mapping, or a list of them (keys at the top of this file).
+    """The sum of a recipe: a name, a mapping, a function, or a list of them (keys at the top of this file).
 
     Raises PrefoptError for unknown names, values out of range, no term left, or terms that do not go together.
     """
-    if isinstance(specs, (str, Mapping)):
+    if isinstance(specs, (str, Mapping)) or callable(specs):
         specs = [specs]
     if not isinstance(specs, Sequence) or not specs:
         raise PrefoptError(f"loss: a name, a mapping with `name`, or a list of them, not {specs!r}")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.plugins import add_part, added
 from prefopt.losses import discopop, discovered, mirror, pairwise, regularizers, unpaired
 from prefopt.losses.loss import POSITIVE, Loss, Range, Valid
 
@@ -355,9 +356,22 @@ ROWS = MARGIN_ROWS + DISCOPOP_ROWS + FREE_ROWS + UNPAIRED_ROWS + REGULARIZER_ROW
 ALIASES = {"sigmoid": "dpo", "rdpo": "robust", "slic": "hinge", "sft": "nll"}
 
 _BY_NAME = {row.name: row for row in ROWS}
-LOSSES: Mapping[str, Loss] = MappingProxyType(
-    _BY_NAME | {alias: _BY_NAME[name] for alias, name in ALIASES.items()}
-)
+_BY_NAME |= {alias: _BY_NAME[name] for alias, name in ALIASES.items()}
+LOSSES: Mapping[str, Loss] = MappingProxyType(_BY_NAME)
+
+
+def add_loss(row: Loss) -> None:
+    """Put a loss of the user's into LOSSES under its name; `prefopt.losses.added` checks it first.
+
+    Raises:
+        PrefoptError: the name is taken.
+    """
+    add_part("loss", row.name, row.fn, row, _BY_NAME)
+
+
+def all_rows() -> list[Loss]:
+    """Every loss once: ours, then those of plug-ins."""
+    return [*ROWS, *(LOSSES[name] for name in added("loss"))]
 
 
 def find_loss(name: str) -> Loss:
@@ -384,5 +398,5 @@ def list_losses() -> list[dict[str, Any]]:
             + (f"; {row.valid.note}" if row.valid.note else ""),
             "raises_chosen": row.raises_chosen,
         }
-        for row in ROWS
+        for row in all_rows()
     ]

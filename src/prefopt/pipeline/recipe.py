@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.plugins import load_plugins, names_of
 from prefopt.core.settings import Config, load_yaml, merge, parse_config
 from prefopt.stages.data.settings import DataConfig
 from prefopt.stages.evaluate.settings import EvaluateConfig
@@ -44,6 +45,9 @@ class Recipe(Config):
 
     name: str = Field("run", pattern=r"^[\w.-]+$", description="name of the run; its folder is runs/NAME")
     about: str = Field("", description="one sentence for the report")
+    plugins: list[str] = Field(
+        [], description="modules and files that add losses, judges, verifiers, ... (docs/extending.md)"
+    )
     seed: int = Field(0, ge=0, description="seed of the whole run; every stage derives its own")
     model: str = Field("tiny", description="model directory, builtin:quickstart/base, tiny, or a hub name")
     tiny: TinyConfig = TinyConfig()
@@ -96,17 +100,27 @@ def find_recipe(name: str | Path) -> Path:
     return packaged[str(name)]
 
 
-def load_recipe(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read and check a recipe (a file, or the name of a packaged one) with overrides on top.
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read and check a recipe (a file, the name of a packaged one, or its content) with overrides on top.
+
+    Its plug-ins, and those of the overrides, are loaded first.
 
     Raises:
         PrefoptError: unreadable file, unknown key (nearest known one named), bad value, in the recipe or in an arm.
     """
-    path = find_recipe(source)
-    data = merge(load_yaml(path), overrides or {})
-    data.setdefault("name", path.stem)
-    recipe = parse_config(Recipe, data, str(path))
-    resolve_arms(recipe, str(path))
+    if isinstance(source, Mapping):
+        given, where, home = dict(source), "recipe", None
+    else:
+        path = find_recipe(source)
+        given, where, home = load_yaml(path), str(path), path.parent
+        given.setdefault("name", path.stem)
+    data = merge(given, overrides or {})
+    plugins = [*names_of(given.get("plugins")), *names_of((overrides or {}).get("plugins"))]
+    load_plugins(plugins, home)
+    if plugins:
+        data["plugins"] = list(dict.fromkeys(plugins))
+    recipe = parse_config(Recipe, data, where)
+    resolve_arms(recipe, where)
     return recipe
 
 

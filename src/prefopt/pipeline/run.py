@@ -32,6 +32,7 @@ from prefopt.stages.sample import sample
 from prefopt.stages.select import select
 from prefopt.stages.stage import Stage
 from prefopt.stages.train import train
+from prefopt.stages.train.settings import CALLBACKS
 from prefopt.stages.weight import weight
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder
@@ -71,6 +72,7 @@ class Run(Ledger):
     recipe: Recipe
     strict: bool = False
     model: Path = Path()
+    callbacks: Sequence[Any] = ()
     work: Callable[..., Done] = execute
     skip: Callable[[Run, Stage, Path, str], None] = field(default=lambda *skipped: write_skip(*skipped))
     prepare: Callable[[Run, Done], None] = field(default=lambda *given: prepare_model(*given))
@@ -85,8 +87,15 @@ class Walked:
     by_round: Mapping[str, Sequence[tuple[Mapping[str, Done], Done | None]]]
 
 
-def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: bool = False) -> dict[str, Any]:
-    """Run all arms of a recipe; returns what `summary.json` says.
+def run(
+    recipe: Recipe,
+    output: Path,
+    *,
+    strict: bool = False,
+    retry_failed: bool = False,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Run all arms of a recipe; returns what `summary.json` says. callbacks: of transformers' Trainer, for every training.
 
     A killed run started again with the same recipe and folder continues and ends with the same tables and models.
     retry_failed: rows that a server gave up on are asked again in stages that are finished; what follows is done anew.
@@ -97,7 +106,7 @@ def run(recipe: Recipe, output: Path, *, strict: bool = False, retry_failed: boo
     from prefopt.report.summary import summarize
 
     start = time.perf_counter()
-    state = Run(root=output, recipe=recipe, strict=strict, retry_failed=retry_failed)
+    state = Run(root=output, recipe=recipe, strict=strict, retry_failed=retry_failed, callbacks=callbacks)
     walked = walk(state)
     if retry_failed and not state.reopened:
         print(f"{output}: no failed rows; nothing was asked again", file=sys.stderr)
@@ -236,7 +245,9 @@ def _run_arm(state: Run, recipe: Recipe, home: Path, source: Done, at: Round) ->
         if reason:
             state.skip(state, stage, home, reason)
             continue
-        inputs = _inputs(stage, chain) | (train_inputs(recipe, at.number) if stage.name == "train" else {})
+        inputs = _inputs(stage, chain)
+        if stage.name == "train":
+            inputs |= train_inputs(recipe, at.number) | {CALLBACKS: state.callbacks}
         seed = stage_seed(state.recipe.seed, at.seed_name(stage.name))
         is_first = stage.name == "reference" and recipe.reference_model == "fixed"
         model, key = (state.model, state.model_key) if is_first else (at.model, at.model_key)

@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.plugins import add_part, digests, failure, origin_of, told
 from prefopt.rules.order import Picked, hash_order, score_order
 
 Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Keep = TypeVar("Keep", bound=Callable[..., Any])
+KIND = "rule"
 
 
 def gap_sum(ref_chosen: Scores, ref_rejected: Scores) -> Scores:
@@ -94,6 +98,46 @@ RULES: dict[str, Rule] = {
 }
 
 
+def register_rule(
+    name: str, about: str = "", *, needs_score: bool = True, cut: float | str | None = None
+) -> Callable[[Keep], Keep]:
+    """Decorator: `keep(scores, count, limit)` is a rule of selection under `name`, checked on a few scores.
+
+    scores [n] high to low, count: pairs that `fraction` comes to, limit: `threshold`; gives a mask [n]. needs_score,
+    cut: as in `Rule`.
+
+    Raises:
+        PrefoptError: the name is taken, or the function gives no mask [n] for n from 0 on.
+    """
+
+    def register(keep: Keep) -> Keep:
+        _check_rule(name, keep)
+        found = Rule(keep, about or (keep.__doc__ or "").partition("\n")[0], needs_score, cut)
+        add_part(KIND, name, keep, found, RULES)
+        return keep
+
+    return register
+
+
+def _check_rule(name: str, keep: Callable[..., Any]) -> None:
+    origin = origin_of(keep)
+    for scores in (np.empty(0), np.array([0.5]), np.array([1.5, 0.2, 0.0, -3.0])):
+        try:
+            mask = np.asarray(keep(scores.copy(), (len(scores) + 1) // 2, 0.0))
+        except Exception as error:
+            raise failure(f"rule {name!r}", error, origin) from error
+        if mask.dtype != np.bool_ or mask.shape != scores.shape:
+            raise PrefoptError(
+                f"{origin}: rule {name!r}: gave {mask.dtype} {list(mask.shape)} for {len(scores)} scores; give a mask of "
+                "True and False, one per score"
+            )
+
+
+def rule_digests(name: str) -> list[str]:
+    """Digest of the plug-in whose rule this is; for the key of a stage."""
+    return digests(KIND, [name])
+
+
 def find_rule(name: str) -> Rule:
     """The rule of this name; PrefoptError names the nearest known one."""
     if name not in RULES:
@@ -128,7 +172,8 @@ def choose(
         own_ids = Picked(ids, where)
         order = score_order(scores[where], own_ids) if chosen_rule.needs_score else hash_order(own_ids, seed)
         ranked = scores[where][order]
-        mask = chosen_rule.keep(ranked, counts[name], limit)
+        with told(KIND, rule):
+            mask = np.asarray(chosen_rule.keep(ranked, counts[name], limit), dtype=np.bool_)
         kept[where[order[mask]]] = True
         cuts[name] = _cuts(chosen_rule, ranked, mask, limit)
     return kept, cuts

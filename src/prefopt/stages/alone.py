@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
@@ -17,17 +18,26 @@ from prefopt.tables.folder import StageFolder, StageOutput
 from prefopt.tables.records import digest, file_digest, is_ours
 from prefopt.tables.table_rows import read_table
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 
 def run_alone(
-    stage: Stage, config: Any, source: str, output: Path, context: Context, *, retry_failed: bool = False
+    stage: Stage,
+    config: Any,
+    source: str | Opened,
+    output: Path,
+    context: Context,
+    *,
+    retry_failed: bool = False,
 ) -> StageOutput:
-    """One stage on one input (CLI verbs): `source` is a Parquet file, a stage folder or any data the reader knows.
+    """One stage on one input (CLI verbs): `source` is a Parquet file, a stage folder, any data the reader knows, or a table.
 
     retry_failed: of a finished stage, ask the rows again that a server gave up on; the others stay as they are.
     """
     is_data = stage.name == "data"
-    opened = None if is_data else open_input(source, context)
-    input_key = data.source_digest(config) if is_data else _input_key(source)
+    opened = None if is_data else source if isinstance(source, Opened) else open_input(source, context)
+    input_key = opened.key if opened else data.source_digest(config)
     folder = StageFolder(output)
     model_key = ""
     if stage.wants_model(config):
@@ -56,19 +66,24 @@ def run_alone(
     return replace(result, dropped={**at_reading, **result.dropped})
 
 
-def open_input(source: str, context: Context) -> StageOutput:
-    """The table of a Parquet file of ours, of a stage folder, or of any data file the reader knows (with its drops)."""
+@dataclass(frozen=True)
+class Opened:
+    """A stage's input: its table, what stands for its content, and rows dropped when it was read, by reason."""
+
+    table: Dataset
+    key: str
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+def open_input(source: str, context: Context) -> Opened:
+    """The table of a Parquet file of ours, of a stage folder, or of any data file the reader knows."""
     path = Path(source)
     if path.is_dir():
-        return StageOutput(StageFolder(path).table())
-    if path.suffix == ".parquet" and path.is_file() and is_ours(path):
-        return StageOutput(read_table(path))
+        folder = StageFolder(path)
+        return Opened(folder.table(), digest(*(file_digest(part) for part in folder.parts())))
     config = data.DataConfig(path=source, heldout=0.0)
-    return data.data(None, config, Context(context.seed, strict=context.strict))
-
-
-def _input_key(source: str) -> str:
-    path = Path(source)
-    if path.is_dir():
-        return digest(*(file_digest(part) for part in StageFolder(path).parts()))
-    return data.source_digest(data.DataConfig(path=source))
+    key = data.source_digest(config)
+    if path.suffix == ".parquet" and path.is_file() and is_ours(path):
+        return Opened(read_table(path), key)
+    read = data.data(None, config, Context(context.seed, strict=context.strict))
+    return Opened(read.table, key, read.dropped)

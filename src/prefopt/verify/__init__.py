@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.settings import Config
 from prefopt.verify.answers import (
@@ -25,6 +25,14 @@ from prefopt.verify.answers import (
     normalize_answer,
     without_annotations,
 )
+from prefopt.verify.verifiers import (
+    ANSWER,
+    VERIFIERS,
+    Score,
+    check_verifier,
+    register_verifier,
+    score_completion,
+)
 
 DIGITS = (
     6  # a decimal of so many significant digits or more equals a number that rounds to it at its last place
@@ -34,8 +42,12 @@ LONGEST_FORMULA = 200
 
 
 class VerifyConfig(Config):
-    """How final answers are found and compared."""
+    """How completions are verified: by their final answers, found and compared, or by a verifier of another kind."""
 
+    kind: str = Field(
+        ANSWER, description="answer: final answers against gold ones; or a verifier of a plug-in"
+    )
+    options: dict[str, Any] = Field({}, description="options of a verifier of another kind")
     extract: Literal["auto", "number", "choice", "text"] = Field(
         "auto",
         description="final answer: auto (boxed, ####, 'answer is', 'A:'), number, choice (a letter), text (all of it)",
@@ -59,6 +71,11 @@ class VerifyConfig(Config):
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from None
         return pattern
+
+    @model_validator(mode="after")
+    def _known_kind(self) -> VerifyConfig:
+        check_verifier(self)
+        return self
 
 
 DEFAULT = VerifyConfig()  # type: ignore[call-arg]
@@ -225,3 +242,18 @@ def answer_classes(
     if gold is None:
         return classes, None
     return classes, number.get(root(place_of[gold]), -2)
+
+
+__all__ = [
+    "VERIFIERS",
+    "Score",
+    "VerifyConfig",
+    "answer_classes",
+    "as_number",
+    "extract_answer",
+    "gold_answer",
+    "is_formula",
+    "register_verifier",
+    "same_answer",
+    "score_completion",
+]

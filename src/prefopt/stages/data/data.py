@@ -29,7 +29,7 @@ from prefopt.stages.data.reading.checks import (
 from prefopt.stages.data.reading.completions import one_per_completion, require_gold_model
 from prefopt.stages.data.reading.dialogue import BadRow, turns
 from prefopt.stages.data.reading.files import plain
-from prefopt.stages.data.reading.formats import Format, detect, known_names
+from prefopt.stages.data.reading.formats import Format, detect, format_digests, known_names
 from prefopt.stages.data.reading.naming import content_key, hold_out, name_rows
 from prefopt.stages.data.settings import DataConfig
 from prefopt.stages.stage import Stage
@@ -74,8 +74,8 @@ def _path(config: DataConfig) -> str:
     return config.path
 
 
-def data(table: Dataset | None, config: DataConfig, context: Context) -> StageOutput:
-    """Read `config.path` (or, from Python, convert the rows of `table`) into a table of one of the four kinds.
+def data(table: Dataset | Sequence[Row] | None, config: DataConfig, context: Context) -> StageOutput:
+    """Read `config.path` (or, from Python, convert the rows that `table` is or holds) into a table of one of the four kinds.
 
     Raises:
         PrefoptError: unreadable source, unknown format, text and messages mixed, no row left; when strict, any bad row.
@@ -124,8 +124,9 @@ def data(table: Dataset | None, config: DataConfig, context: Context) -> StageOu
 # ---- rows in
 
 
-def _table_rows(table: Dataset, config: DataConfig) -> Iterator[Placed]:
-    for number, row in enumerate(itertools.islice(rows_of(table), config.limit), start=1):
+def _table_rows(table: Dataset | Sequence[Row], config: DataConfig) -> Iterator[Placed]:
+    rows = table if isinstance(table, Sequence) else rows_of(table)
+    for number, row in enumerate(itertools.islice(rows, config.limit), start=1):
         yield {name: plain(value) for name, value in row.items()}, f"table: row {number}"
 
 
@@ -270,4 +271,5 @@ STAGE = Stage(
     reads=(),
     adds=("id", "prompt_id", "prompt", "split"),
     about="read prompts, recorded completions or pairs",
+    outside=lambda config: format_digests(),
 )

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
-from prefopt.engines import Engine, EngineOptions, Sampling, open_engine
+from prefopt.engines import Engine, EngineOptions, Sampling, engine_digests, open_engine
 from prefopt.engines.client import GAVE_UP
 from prefopt.stages.evaluate.columns import ADDS
 from prefopt.stages.evaluate.figures import against, pair_figures, sample_figures
@@ -27,7 +27,8 @@ from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageOutput
 from prefopt.tables.records import Row, make_table, rows_of
-from prefopt.verify import VerifyConfig, extract_answer, gold_answer, same_answer
+from prefopt.verify import VerifyConfig, extract_answer, gold_answer, same_answer, score_completion
+from prefopt.verify.verifiers import ANSWER, verifier_digests
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +59,7 @@ def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageO
             "evaluate: no test prompt and no held-out pair (see data.heldout, evaluate.data, evaluate.pairs)",
             file=sys.stderr,
         )
-    options = EngineOptions(config.server)
+    options = EngineOptions(config.server, more=config.engine_options)
     engine = open_engine(config.engine, context.model, config.dtype, options) if prompts else None
     rows = _sample_rows(prompts, engine, config, context, dropped) if engine else []
     if pairs or singles:
@@ -96,7 +97,9 @@ def _test_prompts(table: Dataset, config: EvaluateConfig, context: Context) -> l
         rows = heldout or rows
     first: dict[str, Row] = {}
     for row in rows:
-        first.setdefault(row["prompt_id"], {name: row[name] for name in ASKED if name in row})
+        # a verifier of another kind may read any column of the prompt
+        names = ASKED if config.verifier.kind == ANSWER else tuple(row)
+        first.setdefault(row["prompt_id"], {name: row[name] for name in names if name in row})
     return with_system(list(first.values())[: config.limit], config.system, "evaluate")
 
 
@@ -128,6 +131,10 @@ def _sample_rows(
     golds = {row["prompt_id"]: _gold(row, config.verifier) for row in asked}
     for row in rows:
         row["id"] = f"{row['prompt_id']}-{row['mode']}-{row['completion_index']}"
+        if config.verifier.kind != ANSWER:
+            found = score_completion(row, config.verifier)
+            row["answer"], row["is_correct"] = found.answer, found.is_correct
+            continue
         gold, answer = golds[row["prompt_id"]], extract_answer(row["completion"], config.verifier)
         right = answer is not None and gold is not None and same_answer(answer, gold, config.verifier)
         row["answer"], row["is_correct"] = answer, None if gold is None else right
@@ -184,4 +191,5 @@ STAGE = Stage(
     adds=ADDS,
     about="accuracy and held-out pair accuracy of a model",
     needs_model=True,
+    outside=lambda config: [*verifier_digests(config.verifier), *engine_digests(config.engine)],
 )

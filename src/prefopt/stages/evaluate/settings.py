@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.settings import Config, OneOf
-from prefopt.engines import ENGINES, Dtype, known_engine
+from prefopt.engines import ENGINES, Dtype, check_engine_options, known_engine
 from prefopt.engines.client import ServerSettings
 from prefopt.stages.data.settings import DataConfig
 from prefopt.stages.sample.system import checked_system
@@ -41,6 +41,7 @@ class EvaluateConfig(Config):
         "transformers", description=f"what writes: {', '.join(ENGINES)}"
     )
     server: ServerSettings | None = Field(None, description="engine server: whom to ask")
+    engine_options: dict[str, Any] = Field({}, description="options of a plug-in's engine")
     dtype: Dtype = Field("auto", description="dtype of the model; auto is the checkpoint's own")
     verifier: VerifyConfig = Field(VerifyConfig(), description="how final answers are found and compared")  # type: ignore[call-arg]
     pairs: Literal["heldout", "all", "none"] = Field(
@@ -80,6 +81,7 @@ class EvaluateConfig(Config):
 
     @model_validator(mode="after")
     def _fits_engine(self) -> EvaluateConfig:
+        check_engine_options(self.engine, self.engine_options)
         if self.engine == "server" and self.server is None:
             raise ValueError("engine 'server' needs server.base_url (http://HOST:PORT/v1) and server.model")
         if self.server is not None and self.engine != "server":

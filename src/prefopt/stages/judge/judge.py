@@ -21,7 +21,8 @@ from prefopt.tables.context import Context
 from prefopt.tables.folder import StageOutput, map_parts
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, make_table, rows_of
-from prefopt.verify import answer_classes, extract_answer, gold_answer
+from prefopt.verify import answer_classes, extract_answer, gold_answer, score_completion
+from prefopt.verify.verifiers import ANSWER, verifier_digests
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -109,7 +110,8 @@ def reward_rows(rows: Sequence[Row], scorer: RewardScorer, context: Context) -> 
 
 
 def _check_source(rows: Sequence[Row], config: JudgeConfig) -> None:
-    if config.kind == "verifier" and not any(row.get("gold") for row in rows):
+    by_gold = config.kind == "verifier" and config.verifier.kind == ANSWER
+    if by_gold and not any(row.get("gold") for row in rows):
         raise PrefoptError(
             "judge: kind verifier, but no row has a gold answer; add a column `gold`, or set judge.kind to auto"
         )
@@ -125,6 +127,8 @@ def _has_verdict(row: Mapping[str, Any]) -> bool:
 
 def _judge_prompt(group: list[Row], config: JudgeConfig) -> str:
     """Fill in the rows of one prompt, in place; says where the verdicts came from: verifier, recorded or none."""
+    if config.verifier.kind != ANSWER and config.kind != "recorded":
+        return _judge_by_name(group, config)
     golds = {row["gold"] for row in group if row.get("gold") is not None}
     if len(golds) > 1:
         raise PrefoptError(
@@ -155,6 +159,27 @@ def _judge_prompt(group: list[Row], config: JudgeConfig) -> str:
     for row in group:
         row.update(statistics)
     return source
+
+
+def _judge_by_name(group: list[Row], config: JudgeConfig) -> str:
+    """`_judge_prompt` by a verifier of another kind: it says what is right; answers are told apart by what it names, or by text."""
+    found = [score_completion(row, config.verifier) for row in group]
+    _keep_recorded(group)
+    texts = [" ".join((row["completion"] or "").split()) or None for row in group]
+    for row, score, text in zip(group, found, texts, strict=True):
+        row["answer"] = score.answer if score.answer is not None else text
+        row["is_correct"], row["score"] = score.is_correct, score.score
+    numbers: dict[str, int] = {}
+    for row in group:
+        row["answer_class"] = (
+            UNPARSED if row["answer"] is None else numbers.setdefault(row["answer"], len(numbers))
+        )
+    statistics = prompt_statistics(
+        [row["answer_class"] for row in group], [row["is_correct"] for row in group]
+    )
+    for row in group:
+        row.update(statistics)
+    return config.verifier.kind
 
 
 def _keep_recorded(group: Sequence[Row]) -> None:
@@ -241,11 +266,13 @@ def _by_model(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _outside(config: JudgeConfig) -> list[str]:
+    if config.kind != "reward_model":
+        return verifier_digests(config.verifier)
     from prefopt.models.find import resolve_model
     from prefopt.models.load import model_digest
 
-    used = config.kind == "reward_model" and config.model is not None
-    return [model_digest(resolve_model(str(config.model)))] if used else []
+    models = [model_digest(resolve_model(config.model))] if config.model is not None else []
+    return [*models, *verifier_digests(config.verifier)]
 
 
 STAGE = Stage(

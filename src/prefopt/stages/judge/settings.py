@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from prefopt.core.settings import Config
-from prefopt.verify import VerifyConfig
+from prefopt.verify import VERIFIERS, VerifyConfig
 
 if TYPE_CHECKING:
     pass
@@ -19,7 +19,7 @@ class JudgeConfig(Config):
     kind: Literal["auto", "verifier", "recorded", "reward_model"] = Field(
         "auto",
         description="verifier: against gold answers; recorded: verdicts in the file; auto: gold answers where there are "
-        "any; reward_model: `score` is the reward of judge.model",
+        "any; reward_model: `score` is the reward of judge.model; or the name of a verifier, with its `options`",
     )
     model: str | None = Field(
         None, description="reward_model: directory or hub name of a scalar reward model"
@@ -29,3 +29,13 @@ class JudgeConfig(Config):
         None, ge=16, description="reward_model: longest text, tokens; null: the model's own limit"
     )
     verifier: VerifyConfig = Field(VerifyConfig(), description="how final answers are found and compared")  # type: ignore[call-arg]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _verifier_by_name(cls, given: Any) -> Any:
+        """`{kind: NAME, options: {...}}` of a verifier is short for `{kind: verifier, verifier: {kind: NAME, ...}}`."""
+        if not isinstance(given, dict) or given.get("kind") not in VERIFIERS:
+            return given
+        rest = {key: value for key, value in given.items() if key not in ("kind", "options")}
+        named = {"kind": given["kind"], "options": given.get("options") or {}}
+        return {**rest, "kind": "verifier", "verifier": {**dict(rest.get("verifier") or {}), **named}}

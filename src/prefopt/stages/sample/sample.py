@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
-from prefopt.engines import EngineOptions, Sampling, open_engine
+from prefopt.engines import EngineOptions, Sampling, engine_digests, open_engine
 from prefopt.engines.client import GAVE_UP
 from prefopt.stages.sample.passes import Pass, complete, encode_prompts, shown_reasons
 from prefopt.stages.sample.settings import SampleConfig
@@ -97,7 +97,7 @@ def _of_source(
 ) -> tuple[list[Row], list[Row]]:
     """The prompts that the model can be asked, and its completions."""
     source, config = asking.source, asking.config
-    options = EngineOptions(source.server, config.vllm, config.continuous_batching)
+    options = EngineOptions(source.server, config.vllm, config.continuous_batching, config.engine_options)
     engine = open_engine(source.engine, _directory(source, context), config.dtype, options)
     check_system(prompts, engine, config.system, "sample")
     rows, encoded = encode_prompts(prompts, engine, context, dropped)
@@ -168,7 +168,8 @@ def _outside(config: SampleConfig) -> list[str]:
     from prefopt.models.load import model_digest
 
     named_models = [source.model for source in sources_of(config) if source.model is not None]
-    return [model_digest(resolve_model(name)) for name in named_models]
+    plugins = engine_digests(*(source.engine for source in sources_of(config)))
+    return [*(model_digest(resolve_model(name)) for name in named_models), *plugins]
 
 
 STAGE = Stage(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.settings import Config, OneOf
-from prefopt.engines import ENGINES, Dtype, VllmSettings, known_engine
+from prefopt.engines import ENGINES, Dtype, VllmSettings, check_engine_options, known_engine
 from prefopt.engines.client import ServerSettings
 from prefopt.stages.sample.sources import (
     ModelSource,
@@ -40,6 +40,7 @@ class SampleConfig(Config):
     models: list[ModelSource] | None = Field(
         None, description="several models that answer each prompt: [{model, name, n, engine, server}, ...]"
     )
+    engine_options: dict[str, Any] = Field({}, description="options of a plug-in's engine")
     dtype: Dtype = Field("auto", description="dtype of the model; auto is the checkpoint's own")
     server: ServerSettings | None = Field(None, description="engine server: whom to ask")
     vllm: VllmSettings = Field(VllmSettings(), description="engine vllm: its own settings")  # type: ignore[call-arg]
@@ -74,6 +75,7 @@ class SampleConfig(Config):
     @model_validator(mode="after")
     def _fits_engines(self) -> SampleConfig:
         sources = sources_of(self)
+        check_engine_options(self.engine, self.engine_options)
         for name, given, wanted in (
             ("continuous_batching", self.continuous_batching, "transformers"),
             ("logprobs", self.logprobs, "vllm"),

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import Config, OneOf
-from prefopt.engines import ENGINES, WITHOUT_MODEL, known_engine
+from prefopt.engines import ENGINES, known_engine, takes_model
 from prefopt.engines.client import ServerSettings
 from prefopt.tables.records import Row
 
@@ -74,7 +74,7 @@ class Source:
     @property
     def needs_model(self) -> bool:
         """Whether it is the stage's own model that writes."""
-        return self.model is None and self.engine not in WITHOUT_MODEL
+        return self.model is None and takes_model(self.engine)
 
 
 def read_models(given: Any) -> Any:
@@ -110,10 +110,10 @@ def _source(given: ModelSource, config: Sampled) -> Source:
     engine = given.engine or ("server" if given.server else config.engine)
     if given.server is not None and engine != "server":
         raise ValueError(f"models: server is for engine 'server', the engine is {engine!r}")
-    if given.model is not None and engine in WITHOUT_MODEL:
+    if given.model is not None and not takes_model(engine):
         raise ValueError(f"models: model is for engines that load one, the engine is {engine!r}")
     server = (given.server or config.server) if engine == "server" else None
-    unnamed = engine if engine in WITHOUT_MODEL else _name_of(given.model)
+    unnamed = engine if not takes_model(engine) else _name_of(given.model)
     name = given.name or (server.model if server else unnamed)
     return Source(engine, given.n or config.n, given.model, name, server)
 

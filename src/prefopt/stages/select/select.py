@@ -15,7 +15,7 @@ from prefopt.core.errors import PrefoptError, nearest
 from prefopt.rules import selection
 from prefopt.rules.content import text_of
 from prefopt.rules.describe import by_decile, correlation, histogram, mean
-from prefopt.rules.selection import find_rule
+from prefopt.rules.selection import find_rule, rule_digests
 from prefopt.stages.select.settings import SelectConfig
 from prefopt.stages.stage import Stage
 from prefopt.tables.column_arrays import (
@@ -277,4 +277,5 @@ STAGE = Stage(
     reads=("id",),  # what else is read depends on rule and score; select names what is missing
     adds=ADDS,
     about="keep the pairs that the reference model shows to be clear",
+    outside=lambda config: rule_digests(config.rule),
 )

@@ -37,7 +37,7 @@ class SelectConfig(Config):
     @classmethod
     def _known_rule(cls, name: str) -> str:
         if name not in RULES:
-            raise ValueError(f"unknown rule, {nearest(name, RULES)}")
+            raise ValueError(f"unknown rule, {nearest(name, RULES)} (plugins add others)")
         return name
 
     @model_validator(mode="after")

@@ -324,4 +324,5 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
 TRAINED = "model"  # directory of a trained model within 07-train
 
 
+CALLBACKS = "callbacks"  # input of 07-train: of transformers' Trainer
 FIXED = "fixed_reference"  # input of 07-train: rewards do not begin at 0

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from prefopt.core.errors import PrefoptError
+from prefopt.core.plugins import digests
 from prefopt.stages.stage import Stage
-from prefopt.stages.train.settings import FIXED, LoraSettings, TrainConfig, trainer_settings
+from prefopt.stages.train.settings import CALLBACKS, FIXED, LoraSettings, TrainConfig, trainer_settings
 from prefopt.tables.context import Context
 from prefopt.tables.folder import WORK, StageFolder, StageOutput, is_first_process
 from prefopt.tables.progress import progress
@@ -89,7 +87,7 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
                 loss,
                 parts["train"],
                 parts["eval"] or None,
-                [callback, *_trackers(config, folder)],
+                [callback, *_trackers(config, folder), *context.inputs.get(CALLBACKS, ())],
             )
             trainer.starts_at_reference = not context.inputs.get(FIXED)
             trainer.train(resume_from_checkpoint=True)
@@ -158,37 +156,14 @@ def _has_mismatched(parts: Mapping[str, Any]) -> bool:
 def _with_mismatched(parts: Mapping[str, Any], model: Any, config: TrainConfig, seed: int) -> dict[str, Any]:
     """KTO's mismatched completions with their log-probs under the model before training, which is the reference."""
     from prefopt.training.example_file import ExampleFile
-    from prefopt.training.examples import Mismatched
+    from prefopt.training.references import with_mismatched
 
-    found: dict[str, Any] = {}
-    for split in ("train", "eval"):
-        if parts[split]:
-            rows = Mismatched(parts[split], seed=seed, max_length=config.max_length)
-            logps = _kl_logps(rows, model, 8 * config.max_length)
-            found[split] = ExampleFile(_with_kl(rows, logps))
-    return found
-
-
-def _kl_logps(rows: Sequence[Any], model: Any, batch_tokens: int) -> NDArray[np.float64]:
-    """Log-probs [N] of the mismatched answers, nats; the batches are those of `score` on all rows at once."""
-    from prefopt.scoring.logprobs import score
-
-    sizes = np.fromiter((len(row.prompt) + len(row.answers["kl"]) for row in rows), np.int64, count=len(rows))
-    order, start = np.argsort(-sizes, kind="stable"), 0
-    logps = np.empty(len(rows))
-    while start < len(order):
-        places = order[start : start + max(1, batch_tokens // int(sizes[order[start]]))]
-        batch = [rows[place] for place in places.tolist()]
-        logps[places] = score(model, [(row.prompt, row.answers["kl"]) for row in batch], batch_tokens)
-        start += len(places)
-    return logps
-
-
-def _with_kl(rows: Iterable[Any], logps: NDArray[np.float64]) -> Iterator[Any]:
-    from dataclasses import replace
-
-    for row, logp in zip(rows, logps, strict=True):
-        yield replace(row, reference={**row.reference, "kl": float(logp)})
+    length = config.max_length
+    return {
+        split: ExampleFile(with_mismatched(parts[split], model, seed=seed, max_length=length))
+        for split in ("train", "eval")
+        if parts[split]
+    }
 
 
 def _adapted(model: Any, lora: LoraSettings) -> Any:
@@ -298,4 +273,5 @@ STAGE = Stage(
     adds=("step", "epoch", "loss"),
     about="train the model on the pairs; the table is the history, the model lies at model/",
     needs_model=True,
+    outside=lambda config: digests("loss", [term.loss.name for term in config.loss_sum.terms]),
 )

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import PrefoptError, nearest
+from prefopt.core.plugins import add_part, digests, origin_of, told
 from prefopt.stages.data.reading.converters import (
     CONVERSATIONS,
     LABELLED,
@@ -36,10 +37,12 @@ from prefopt.stages.data.reading.converters import (
     transcripts,
     unpaired,
 )
+from prefopt.stages.data.reading.dialogue import BadRow
 from prefopt.tables.columns import COLUMNS
 from prefopt.tables.records import Row
 
 KINDS = ("prompts", "completions", "pairs", "unpaired")
+Convert = TypeVar("Convert", bound=Callable[[Row], Row])
 Sample = Mapping[str, Any]  # column -> its first value that is not null, over the first rows of a file
 
 
@@ -121,13 +124,81 @@ FORMATS: tuple[Format, ...] = (
 )  # fmt: skip
 
 
+_ADDED: dict[str, Format] = {}  # of plug-ins, tried before ours
+_READS: dict[str, tuple[str, ...]] = {}
+KIND = "format"
+
+
+def register_format(
+    name: str, kind: str, fits: Callable[[Sample], bool] | Sequence[str], about: str = ""
+) -> Callable[[Convert], Convert]:
+    """Decorator: `convert(row)` turns a raw row of a form of your own into a row of `kind` (see the top of this file).
+
+    fits: the columns that tell the form, or a function of `Sample`. It goes before the library's own forms. A row that
+    cannot be converted raises `ValueError` with the reason, and is dropped and counted.
+
+    Raises:
+        PrefoptError: the name is taken, or there is no such kind.
+    """
+
+    def register(convert: Convert) -> Convert:
+        origin = origin_of(convert)
+        if kind not in KINDS:
+            raise PrefoptError(f"{origin}: format {name!r}: kind {kind!r}, {nearest(kind, KINDS)}")
+        if any(name == form.name for form in FORMATS):
+            raise PrefoptError(f"{origin}: format {name!r} is built in; choose another name")
+        recognise = fits if callable(fits) else _has(*fits)
+        shown = about or (convert.__doc__ or "").partition("\n")[0]
+        form = Format(name, kind, _guarded(name, recognise), _converting(name, convert), shown)
+        add_part(KIND, name, convert, form, _ADDED)
+        _READS[name] = () if callable(fits) else tuple(fits)
+        return convert
+
+    return register
+
+
+def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(given: Any) -> Any:
+        with told(KIND, name):
+            return function(given)
+
+    return call
+
+
+def _converting(name: str, convert: Callable[[Row], Row]) -> Callable[[Row], Row]:
+    def call(row: Row) -> Row:
+        refused = None
+        with told(KIND, name):
+            try:
+                found = convert(row)
+            except ValueError as error:  # what the author says of a bad row
+                found, refused = {}, str(error) or type(error).__name__
+            if not isinstance(found, dict):
+                raise TypeError(f"gave {found!r}; return a dict with the columns of its kind")
+        if refused is not None:
+            raise BadRow(f"refused by format {name}", refused)
+        return found
+
+    return call
+
+
+def format_digests() -> list[str]:
+    """Digests of the plug-ins that add formats: each has a say in what a file is taken for. For the key of a stage."""
+    return digests(KIND, _ADDED)
+
+
+def all_formats() -> tuple[Format, ...]:
+    """Every format in the order in which they are tried."""
+    return (*_ADDED.values(), *FORMATS)
+
+
 def detect(sample: Sample, kind: str, where: str) -> Format:
     """The format of a file from its columns; `kind` auto takes the first that fits.
 
     Raises:
         PrefoptError: no format fits (columns found and nearest wanted one are named).
     """
-    fitting = [f for f in FORMATS if kind in ("auto", f.kind) and f.fits(sample)]
+    fitting = [f for f in all_formats() if kind in ("auto", f.kind) and f.fits(sample)]
     if not fitting:
         raise _no_format(sample, kind, where)
     if kind == "auto" and fitting[0].kind == "prompts":
@@ -167,9 +238,13 @@ def _no_format(sample: Sample, kind: str, where: str) -> PrefoptError:
     )
 
 
-@functools.cache
 def known_names() -> frozenset[str]:
     """Every column name that some format reads, for `data.columns`."""
+    return _our_names().union(*_READS.values())
+
+
+@functools.cache
+def _our_names() -> frozenset[str]:
     more = ("system", "input", "answer", "label", "text", "chosen", "rejected", "completions", "ground_truth")
     pairs = ("output_1", "output_2", "preference", "response1", "response2", "rank_chosen", "rank_rejected")
     return frozenset((*PROMPTS, *CONVERSATIONS, *SOLUTIONS, *SCORES, "turns", *more, *pairs))
