@@ -48,6 +48,17 @@ TOKENIZER_CONFIGS: dict[str, Any] = {
     {"auto_map": {"AutoTokenizer": ["x.Y", None]}}, "padding odd": {"padding_side": "up"}, "added odd": {"added_tokens_decoder": {"x": 1}},
     "added negative": {"added_tokens_decoder": {"-1": {"content": "a"}}}, "an escape": {"eos_token": "\x1b[31m"}, "empty bos": {"bos_token": ""},
 }  # fmt: skip
+# what cannot be right in any way
+REFUSED = {
+    "layers huge",
+    "layers negative",
+    "layers 0",
+    "layers two of four",
+    "layers six",
+    "base is itself",
+    "base is gone",
+    "does not end",
+}
 FILES = (
     "config.json",
     "tokenizer.json",
