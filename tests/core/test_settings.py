@@ -179,6 +179,23 @@ def test_values_that_no_setting_can_be(value: Any, problem: str) -> None:
     assert str(caught.value).startswith("file: key")
 
 
+def test_settings_without_end_are_refused(tmp_path: Path) -> None:
+    class Open(Config):
+        a: Any = None
+        steps: int = 1
+
+    laughs = "a: &a [x, x]\n" + "".join(
+        f"{k}: &{k} [{', '.join([f'*{before}'] * 9)}]\n"
+        for before, k in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    for text in ("a: &a {x: *a}", "a: &a [*a]", laughs.replace("i: &i", "steps: &i")):
+        (tmp_path / "r.yaml").write_text(text)
+        with pytest.raises(PrefoptError, match=r"nested too deep, or too many values|unknown key"):
+            parse_config(Open, load_yaml(tmp_path / "r.yaml"), "file")
+    with pytest.raises(PrefoptError, match="steps: a number of 333 hexadecimal digits"):
+        parse_config(Open, {"steps": "9" * 400}, "file")
+
+
 tree = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.lists(st.integers(), max_size=2),
     lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),

@@ -16,6 +16,8 @@ from prefopt.core.errors import PrefoptError, nearest
 
 C = TypeVar("C", bound="Config")
 LARGEST = 2**63 - 1  # of a whole number in settings, as in every table
+DEEPEST = 64  # lists and mappings within one another
+MOST_VALUES = 100_000  # of all settings together
 SHOWN = 200  # characters of a value in an error line
 _NUMBER = re.compile(r"[-+]?(\d{1,300}|(\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+)")
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
@@ -50,29 +52,45 @@ def parse_config(kind: type[C], data: Mapping[str, Any], where: str) -> C:
         PrefoptError: unknown key, wrong type or a value out of range, a text that cannot be stored; one line naming
             the key.
     """
-    _check_values(data, "", where)
+    _Check(where).look(dict(data))
     try:
-        return kind.model_validate(dict(data))
+        found = kind.model_validate(dict(data))
     except ValidationError as error:
         raise PrefoptError(f"{where}: {_explain(kind, error)}") from None
+    _Check(where).look(found.model_dump())  # a text of digits has become a number
+    return found
 
 
-def _check_values(value: Any, key: str, where: str) -> None:
-    """Refuse what no setting can be: whole numbers beyond 64 bits, text that is not UTF-8 or holds a zero byte."""
-    if isinstance(value, Mapping | list):
-        parts = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for name, inner in parts:
-            _check_values(name, f"{key} (a key in it)" if key else "a key", where)
-            _check_values(inner, f"{key}.{name}" if key else str(name), where)
-    elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
-        raise PrefoptError(
-            f"{where}: {key}: a number of {len(hex(value)) - 2} hexadecimal digits; give a smaller one"
-        )
-    elif isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise PrefoptError(f"{where}: {key}: is not UTF-8 ({value[:SHOWN]!a}); rename or mend it")
-        if "\0" in value:
-            raise PrefoptError(f"{where}: {key}: holds a zero byte ({value[:SHOWN]!a}); take it out")
+class _Check:
+    """Refuses what no setting can be: whole numbers beyond 64 bits, text that is not UTF-8 or holds a zero byte, values
+    without end (YAML can name a list many times over, or within itself).
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where, self.left = where, MOST_VALUES
+
+    def look(self, value: Any, key: str = "", depth: int = 0) -> None:
+        self.left -= 1
+        if self.left < 0 or depth > DEEPEST:
+            raise PrefoptError(
+                f"{self.where}: {shortened(key)}: nested too deep, or too many values; flatten it"
+            )
+        if isinstance(value, Mapping | list):
+            for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+                self.look(name, f"{key} (a key in it)" if key else "a key", depth + 1)
+                self.look(inner, f"{key}.{name}" if key else str(name), depth + 1)
+        elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+            digits = len(hex(value)) - 2
+            raise PrefoptError(
+                f"{self.where}: {key}: a number of {digits} hexadecimal digits; give a smaller one"
+            )
+        elif isinstance(value, str):
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                raise PrefoptError(
+                    f"{self.where}: {key}: is not UTF-8 ({value[:SHOWN]!a}); rename or mend it"
+                )
+            if "\0" in value:
+                raise PrefoptError(f"{self.where}: {key}: holds a zero byte ({value[:SHOWN]!a}); take it out")
 
 
 def _explain(kind: type[Config], error: ValidationError) -> str:
