@@ -37,7 +37,7 @@ def adapter_settings(path: Path) -> dict[str, Any]:
     """
     try:
         settings = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PrefoptError(f"{path / CONFIG}: cannot be read ({error}); save the adapter anew") from None
     if not isinstance(settings, dict):
         raise PrefoptError(f"{path / CONFIG}: no JSON object; save the adapter anew")
@@ -50,8 +50,22 @@ def base_of(path: Path) -> Path:
     """Directory of the model that an adapter belongs to: as its config names it, or seen from the adapter.
 
     Raises:
-        PrefoptError: the config names none, or it is not found.
+        PrefoptError: the config names none, it is not found, or following it leads back to an adapter on the way.
     """
+    seen = [path.resolve()]
+    base = found = _named_base(path)
+    while is_adapter(found):
+        if found.resolve() in seen:
+            raise PrefoptError(
+                f"{path / CONFIG}: the base of this adapter leads back to {found}, so there is no model below it; name the "
+                "model it was trained on in base_model_name_or_path"
+            )
+        seen.append(found.resolve())
+        found = _named_base(found)
+    return base
+
+
+def _named_base(path: Path) -> Path:
     from prefopt.models.find import resolve_model
 
     name = adapter_settings(path).get("base_model_name_or_path")

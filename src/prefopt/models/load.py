@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefopt.core.errors import PrefoptError
 from prefopt.models.adapters import VOLATILE as ADAPTER_VOLATILE
 from prefopt.models.adapters import WEIGHTS, adapter_settings, base_of, is_adapter, put_in, quantization
+from prefopt.models.bounds import check_sizes, check_unused
 from prefopt.tables.records import digest, file_digest
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -68,9 +69,15 @@ def load_tokenizer(path: Path, *, base: Path | None = None) -> PreTrainedTokeniz
     if is_adapter(path) and not any((path / name).exists() for name in TOKENIZER_FILES):
         return load_tokenizer(base or base_of(path))
     _check_tokenizer(path)
+    check_sizes(path)
     with _told(path, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float):
+        raise PrefoptError(
+            f"{path / 'tokenizer_config.json'}: model_max_length is {longest!r}, no number; mend it or leave it out"
+        )
     return tokenizer
 
 
@@ -112,7 +119,7 @@ def load_pretrained(
     of `from_pretrained`.
 
     Raises:
-        PrefoptError: weights are missing or cannot be read, or the directory holds an adapter.
+        PrefoptError: weights are missing, have no place in the model, or cannot be read; the directory holds an adapter.
     """
     if is_adapter(path):
         raise PrefoptError(f"{path}: is an adapter; merge it first with `prefopt merge-adapter`")
@@ -132,6 +139,7 @@ def load_pretrained(
         raise PrefoptError(
             f"{path}: the weights lack {missing[0]!r} and {len(missing) - 1} more; save them anew"
         )
+    check_unused(info["unexpected_keys"], path)
     return model.eval()
 
 
@@ -229,7 +237,7 @@ def _check_tokenizer(path: Path) -> None:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PrefoptError(f"{path / 'config.json'}: cannot be read ({error}); save the model anew") from None
     if not isinstance(config, dict):
         raise PrefoptError(f"{path / 'config.json'}: no JSON object; save the model anew")
@@ -246,6 +254,7 @@ def load_config(path: Path) -> Any:
 
     if is_adapter(path):
         return load_config(base_of(path))
+    check_sizes(path)
     with _told(path, "config.json"):
         return AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
 

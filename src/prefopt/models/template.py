@@ -16,45 +16,43 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.core.errors import PrefoptError
+from prefopt.models.rendering import (
+    REFUSED,
+    Content,
+    Message,
+    TemplateRefused,
+    Unfit,
+    folder_of,
+    reason_of,
+    render,
+)
 
-Message = Mapping[str, Any]
-Content = str | Sequence[Message]
+__all__ = [
+    "REFUSED",
+    "TOO_LONG",
+    "Content",
+    "EncodedAnswer",
+    "EncodedPair",
+    "Message",
+    "PromptTooLong",
+    "TemplateRefused",
+    "Unfit",
+    "common_prefix",
+    "decode_completion",
+    "encode_answer",
+    "encode_pair",
+    "encode_prompt",
+    "stop_ids",
+    "tokenize",
+]
 
 TOO_LONG = "prompt longer than max_length"
-REFUSED = "refused by the chat template"
-# what the rendering itself decides; a row's chat_template_kwargs may not
-RESERVED = frozenset({
-    "add_generation_prompt",
-    "continue_final_message",
-    "conversation",
-    "max_length",
-    "padding",
-    "return_assistant_tokens_mask",
-    "return_dict",
-    "return_tensors",
-    "tokenize",
-    "tokenizer_kwargs",
-    "tools",
-    "truncation",
-})  # fmt: skip
-
-
-class Unfit(PrefoptError):
-    """A row that cannot be encoded and is dropped for `reason`."""
-
-    reason: str
 
 
 class PromptTooLong(Unfit):
     """The prompt leaves no place for one answer token within max_length."""
 
     reason = TOO_LONG
-
-
-class TemplateRefused(Unfit):
-    """The chat template raised on these messages (say, two user turns)."""
-
-    reason = REFUSED
 
 
 @dataclass(frozen=True)
@@ -124,9 +122,9 @@ def encode_prompt(
         TemplateRefused, PrefoptError: as in `encode_pair`.
     """
     if isinstance(prompt, str):
-        return _never_empty(tokenizer, _tokenize(tokenizer, _with_bos(tokenizer, prompt)))
+        return _never_empty(tokenizer, tokenize(tokenizer, _with_bos(tokenizer, prompt)))
     text, _ = _prompt_texts(tokenizer, prompt, tools, kwargs)
-    return _never_empty(tokenizer, _tokenize(tokenizer, text))
+    return _never_empty(tokenizer, tokenize(tokenizer, text))
 
 
 def decode_completion(
@@ -167,9 +165,9 @@ def _encode(
         texts = [opened + _as_text(answer) for answer in answers]
     else:
         opened = _prompt_texts(tokenizer, prompt, tools, kwargs)[1]
-        texts = [_render(tokenizer, [*prompt, *_as_messages(a)], tools, kwargs) for a in answers]
-    prompt_ids = _tokenize(tokenizer, opened)
-    fulls = [_tokenize(tokenizer, text) for text in texts]
+        texts = [render(tokenizer, [*prompt, *_as_messages(a)], tools, kwargs) for a in answers]
+    prompt_ids = tokenize(tokenizer, opened)
+    fulls = [tokenize(tokenizer, text) for text in texts]
     shared = min(common_prefix(prompt_ids, full) for full in fulls)
     endings = [_with_end(tokenizer, full[shared:]) for full in fulls]
     return _never_empty(tokenizer, prompt_ids[:shared]), endings
@@ -186,10 +184,10 @@ def _prompt_texts(
     They are one and the same unless the template knows no generation prompt, or writes one that its own rendering
     of an answer does not begin with. `seen` is what every answer stands behind, found with two stand-in answers.
     """
-    opened = _render(tokenizer, prompt, tools, kwargs, generation=True)
+    opened = render(tokenizer, prompt, tools, kwargs, generation=True)
     probes = [[*prompt, {"role": "assistant", "content": word}] for word in ("x", "y")]
     try:
-        first, second = (_render(tokenizer, probe, tools, kwargs) for probe in probes)
+        first, second = (render(tokenizer, probe, tools, kwargs) for probe in probes)
     except (
         TemplateRefused
     ):  # a prompt that no assistant turn may follow; the answers themselves may be another role
@@ -197,43 +195,8 @@ def _prompt_texts(
     seen = first[: common_prefix(first, second)]
     if not seen.startswith(opened):
         return opened, seen
-    without = _render(tokenizer, prompt, tools, kwargs)
+    without = render(tokenizer, prompt, tools, kwargs)
     return (seen, seen) if without == opened else (opened, opened)
-
-
-def _render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    tools: Sequence[Any] | None,
-    kwargs: Mapping[str, Any],
-    *,
-    generation: bool = False,
-) -> str:
-    from jinja2.exceptions import TemplateError
-
-    if not getattr(tokenizer, "chat_template", None) and "chat_template" not in kwargs:
-        raise PrefoptError(
-            "the rows are messages, but the tokenizer has no chat template; add chat_template.jinja to the model "
-            "directory or give prompts and answers as text"
-        )
-    reserved = sorted(RESERVED & set(kwargs))
-    if reserved:
-        raise PrefoptError(f"chat_template_kwargs may not set {reserved[0]!r}; remove it from the row")
-    plain = [dict(message) for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(
-            plain,
-            tools=list(tools) if tools else None,
-            tokenize=False,
-            add_generation_prompt=generation,
-            **kwargs,
-        )
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise TemplateRefused(
-            f"the chat template refused the messages: {reason}; mend the row's turns"
-        ) from None
-    return str(text)
 
 
 def _template_options(row: Mapping[str, Any]) -> tuple[Sequence[Any] | None, Mapping[str, Any]]:
@@ -250,9 +213,30 @@ def _as_messages(answer: Content) -> list[Message]:
     return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
 
 
-def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of the text as it stands: whatever BOS there is, is in the text. No truncation, no length warning."""
-    return list(tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"])
+def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of the text as it stands: whatever BOS there is, is in the text. No truncation, no length warning.
+
+    Raises:
+        PrefoptError: the tokenizer fails, for example at a character that it has no token for.
+    """
+    return _ids(tokenizer, text, add_special_tokens=False, truncation=False, verbose=False)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, **more: Any) -> list[int]:
+    """What the tokenizer makes of a text.
+
+    Raises:
+        PrefoptError: it fails, for example at a character that it has no token for.
+    """
+    try:
+        return list(tokenizer(text, **more)["input_ids"])
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # of Rust: an Exception, or a panic that is none
+        raise PrefoptError(
+            f"{folder_of(tokenizer)}: the tokenizer fails at the text {text[:40]!r} ({reason_of(error)}); mend "
+            "tokenizer.json (does it have its unk token?)"
+        ) from None
 
 
 def _with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -260,7 +244,7 @@ def _with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     bos = tokenizer.bos_token
     if bos is None or text.startswith(bos):
         return text
-    habit = tokenizer("a")["input_ids"]
+    habit = _ids(tokenizer, "a", verbose=False)
     return bos + text if habit and habit[0] == tokenizer.bos_token_id else text
 
 
@@ -312,7 +296,7 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, size: int, template: str) -
     """The control token that the chat template writes behind an answer, None where it writes none."""
     probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     try:
-        ids = _tokenize(tokenizer, _render(tokenizer, probe, None, {}))
+        ids = tokenize(tokenizer, render(tokenizer, probe, None, {}))
         last = _with_end(tokenizer, ids)[-1]
     except PrefoptError:
         return None

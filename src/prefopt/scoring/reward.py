@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from prefopt.core.errors import PrefoptError
 from prefopt.models.load import Dtype, check_directory, load_config, load_pretrained, without_dropout
-from prefopt.models.template import PromptTooLong, encode_answer
+from prefopt.models.template import PromptTooLong, encode_answer, tokenize
 
 Kind = Literal["scalar", "pairwise"]
 KIND = "prefopt_kind"  # in config.json of our models
@@ -132,7 +132,7 @@ def encode_comparison(
     """
 
     def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return tokenize(tokenizer, text)
 
     opening, between, behind = ids(OPENINGS[0] + prompt + OPENINGS[1]), ids(OPENINGS[2]), ids(OPENINGS[3])
     opener = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]

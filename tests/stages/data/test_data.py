@@ -780,3 +780,27 @@ def test_hh_as_chat_equals_the_conversational_file(shared_data: Path) -> None:
     talks = rows_from(real(shared_data, "hh_helpful/preference_conversational.jsonl.gz"))
     names = ("id", "prompt_id", "split", "prompt", "chosen", "rejected")
     assert [[r[n] for n in names] for r in texts] == [[r[n] for n in names] for r in talks]
+
+
+def test_a_parquet_column_that_stands_twice_is_refused_as_a_json_key_is(tmp_path: Path) -> None:
+    texts = [pa.array([f"{side} {i}" for i in range(3)]) for side in ("q", "a", "b", "c")]
+    path = tmp_path / "twice.parquet"
+    pq.write_table(pa.Table.from_arrays(texts, names=["prompt", "chosen", "rejected", "chosen"]), path)
+    with pytest.raises(
+        PrefoptError, match=r"twice.parquet: column 'chosen' stands twice; remove or rename one"
+    ):
+        data(None, DataConfig(path=str(path)), Context())
+
+
+@pytest.mark.parametrize("weighted", [0, 1, 4, 5, 9, 10])
+def test_weights_of_some_rows_are_refused_where_most_have_none(run: Any, weighted: int) -> None:
+    rows = [pair(n, **({"weight": 1.5} if n < weighted else {})) for n in range(10)]
+    if weighted in (1, 4):
+        with pytest.raises(
+            PrefoptError, match=rf"{weighted} of 10 rows ha.*row 1\), .*give every row a weight, or none"
+        ):
+            run(rows)
+        return
+    output = run(rows)
+    assert output.table.num_rows == (weighted or 10)
+    assert output.dropped.get("weight is missing", 0) == (10 - weighted if weighted else 0)

@@ -94,7 +94,7 @@ def data(table: Dataset | Sequence[Row] | None, config: DataConfig, context: Con
     dropped: dict[str, int] = {}
     placed, rows_in = _convert(itertools.chain(head, stream), form, config, context, dropped)
     if form.kind in ("pairs", "unpaired"):
-        placed = _without_lost_weights(placed, context, dropped)
+        placed = _without_lost_weights(placed, source, context, dropped)
     placed = _without_repeats(placed, form.kind, context, dropped)
     _refuse_nothing(placed, rows_in, dropped, source)
     shape = check_one_form(placed, config.system)
@@ -183,10 +183,23 @@ def _convert(
     return placed, count
 
 
-def _without_lost_weights(placed: list[Placed], context: Context, dropped: dict[str, int]) -> list[Placed]:
-    """Where some rows have a weight, a row without one is dropped: any number put there would be a guess."""
-    if not any("weight" in row for row, _ in placed):
+def _without_lost_weights(
+    placed: list[Placed], source: str, context: Context, dropped: dict[str, int]
+) -> list[Placed]:
+    """Where most rows have a weight, a row without one is dropped: any number put there would be a guess.
+
+    Raises:
+        PrefoptError: most rows have none, so that it is not clear what is meant.
+    """
+    weighted = sum("weight" in row for row, _ in placed)
+    if not weighted:
         return placed
+    if 2 * weighted < len(placed):
+        first = next(where for row, where in placed if "weight" in row)
+        raise PrefoptError(
+            f"{source}: {weighted} of {len(placed)} rows {'has' if weighted == 1 else 'have'} a weight (first: {first}), so "
+            "that the others would be dropped; give every row a weight, or none"
+        )
     for row, where in placed:
         if "weight" not in row:
             context.drop(dropped, "weight is missing", where)

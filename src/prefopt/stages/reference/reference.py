@@ -56,8 +56,8 @@ def reference(table: Dataset, config: ReferenceConfig, context: Context) -> Stag
     if not kept.any():
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(tally.dropped.items()))
         raise PrefoptError(
-            f"reference: no {'pair' if len(sides) > 1 else 'row'} left ({reasons or 'the input is empty'}); see "
-            "max_length and the data"
+            f"reference: no {'pair' if len(sides) > 1 else 'row'} left ({reasons or 'the input is empty'}); "
+            f"{work.first_unfit or 'see max_length and the data'}"
         )
     if work.directory is not None:
         work.store.save_with(work.directory, lambda: _complete(rows, kept, added))

@@ -79,6 +79,7 @@ class ReferencePass:
         if config.store and self.directory is not None:
             self.store = ReferenceStore.open(self.directory, self.key)
         self.sharing: Sharing | None = None
+        self.first_unfit = ""  # what was said of the first row that cannot be encoded
         self.checked_tokens = 0  # of the longest sequence that `sharing` was checked with
 
     @cached_property
@@ -133,6 +134,7 @@ class ReferencePass:
                 return Encoded(one.prompt_ids, {"completion": one.answer_ids}, one.truncated), None
             pair = encode_pair(self.tokenizer, row, max_length=length)
         except Unfit as error:
+            self.first_unfit = self.first_unfit or str(error)
             return None, error.reason
         except PrefoptError as error:
             raise PrefoptError(f"reference: row {row['id']!r}: {error}") from None

@@ -30,15 +30,22 @@ class Pass:
 def encode_prompts(
     rows: Sequence[Row], engine: Engine, context: Context, dropped: dict[str, int]
 ) -> tuple[list[Row], list[Any]]:
-    """The rows that can be asked, and their prompts as the engine wants them; the others are counted in `dropped`."""
+    """The rows that can be asked, and their prompts as the engine wants them; the others are counted in `dropped`.
+
+    Raises:
+        PrefoptError: the chat template refuses every row, with its reason; it is broken or does not end.
+    """
     from prefopt.models.template import REFUSED, TemplateRefused
 
     kept, encoded = [], []
+    first_refused: TemplateRefused | None = None
+    count_refused = 0
     for row in rows:
         where = f"sample: row {row['id']!r}"
         try:
             ids = engine.encode(row)
         except TemplateRefused as refused:
+            first_refused, count_refused = first_refused or refused, count_refused + 1
             context.drop(dropped, REFUSED, f"{where} ({refused})")
             continue
         if engine.max_tokens is not None and len(ids) >= engine.max_tokens:
@@ -46,6 +53,8 @@ def encode_prompts(
             continue
         kept.append(row)
         encoded.append(ids)
+    if first_refused is not None and count_refused == len(rows):
+        raise PrefoptError(f"sample: no prompt left: {first_refused}")
     return kept, encoded
 
 

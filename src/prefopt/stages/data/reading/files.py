@@ -219,9 +219,17 @@ def parquet_file(path: Path, split: str | None = None) -> Rows:
 
 
 def batch_rows(batches: Iterable[pa.Table | pa.RecordBatch], source: str) -> Rows:
-    """Rows of Arrow tables or batches, as plain JSON-like values."""
+    """Rows of Arrow tables or batches, as plain JSON-like values.
+
+    Raises:
+        PrefoptError: a column stands twice; a row could hold one of the two only.
+    """
     number = 0
     for batch in batches:
+        names = batch.schema.names
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise PrefoptError(f"{source}: column {twice!r} stands twice; remove or rename one")
         for raw in batch.to_pylist():
             number += 1
             yield {name: plain(value) for name, value in raw.items()}, f"{source}: row {number}"
