@@ -7,11 +7,11 @@ import runpy
 from pathlib import Path
 
 import pytest
-from prefopt.core.plugins import added, remove_part
-from prefopt.verify.verifiers import VERIFIERS
 
+from prefopt.core.plugins import added, remove_part
 from prefopt.judges import JUDGES
 from prefopt.losses import table as losses
+from prefopt.verify.verifiers import VERIFIERS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAID = {

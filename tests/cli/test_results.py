@@ -10,6 +10,7 @@ from prefopt.pipeline.run import run
 from prefopt.stages.results import LINES, result_lines
 from prefopt.tables import progress
 from prefopt.tables.folder import StageFolder
+from prefopt.tables.records import rows_of, write_table
 
 
 def test_a_run_says_which_stage_of_how_many_and_which_arm(done):
@@ -128,3 +129,34 @@ def test_stopping_says_that_the_same_command_continues(monkeypatch):
     shown = command("run", "quickstart", "--output", "my run")
     assert shown.exit_code == 130
     assert "the same command continues: prefopt run quickstart --output 'my run'" in shown.stderr
+
+
+def test_the_documented_command_for_reward_scores(tmp_path):
+    """docs/judges.md: `--model` of `prefopt judge` is the reward model's directory."""
+    import reward_models as small
+
+    base = small.small_base(tmp_path / "base")
+    write_table(small.pairs_table(16), tmp_path / "pairs.parquet")
+    words = [
+        "--input",
+        tmp_path / "pairs.parquet",
+        "--model",
+        base,
+        "--output",
+        tmp_path / "reward",
+        "--steps",
+        "1",
+    ]
+    trained = command("train-reward", *words, "--heldout", "0.3", "--pairs-per-step", "4")
+    assert trained.exit_code == 0, trained.stderr
+    assert "held-out accuracy" in trained.stdout
+    rows = [
+        {"prompt": f"p{k}", "completions": [{"text": "apple good"}, {"text": "river bad"}]} for k in range(3)
+    ]
+    data = tmp_path / "answers.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["judge", "--input", data, "--kind", "reward_model", "--model", tmp_path / "reward" / "model"]
+    shown = command(*words, "--output", tmp_path / "judged")
+    assert shown.exit_code == 0, shown.stderr
+    assert re.search(r"^reward -?[\d.e-]+, sd [\d.e-]+; without a score 0$", shown.stdout, re.MULTILINE)
+    assert all(row["score"] is not None for row in rows_of(StageFolder(tmp_path / "judged").table()))
