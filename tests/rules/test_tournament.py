@@ -165,3 +165,19 @@ def test_a_star_does_not_make_its_hub_the_best():
     wins[0, 1] = wins[0, 2] = wins[3, 0] = wins[4, 0] = wins[5, 0] = 1
     key = standing(wins).key
     assert key[3] > key[0] > key[1]
+
+
+def test_the_prior_of_strengths_by_hand():
+    """One win of two answers: s = -(-s), and the mode solves sigmoid(-2s) = prior s; the error is that of the Laplace form."""
+    assert PRIOR == 0.25  # a standard deviation of 2 logits, as docs/ranking.md says
+    for prior in (0.25, 1.0, 4.0):
+        strength, error = bradley_terry(np.array([[0.0, 1.0], [0.0, 0.0]]), prior)
+        assert strength[0] == pytest.approx(-strength[1], abs=1e-12)
+        s = strength[0]
+        assert 1.0 / (1.0 + np.exp(2.0 * s)) == pytest.approx(prior * s, abs=1e-9)
+        c = np.exp(2 * s) / (1 + np.exp(2 * s)) ** 2
+        hessian = np.array([[c + prior, -c], [-c, c + prior]])
+        np.testing.assert_allclose(error, np.sqrt(np.diag(np.linalg.inv(hessian))), rtol=1e-9)
+    strength, error = bradley_terry(np.zeros((3, 3)))
+    np.testing.assert_allclose(strength, 0.0, atol=1e-12)
+    np.testing.assert_allclose(error, PRIOR**-0.5)

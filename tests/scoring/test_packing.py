@@ -112,3 +112,14 @@ def test_bad_input_is_refused():
         pack_sequences([([1], [])], 8)
     with pytest.raises(ValueError, match="not 0"):
         first_fit_decreasing([1], 0)
+
+
+@pytest.mark.parametrize("place", [0, 3, 4, 20, 39])
+def test_prompts_that_differ_anywhere_are_not_joined(place):
+    """Chat templates let all prompts begin alike: the whole prompt decides, and its length."""
+    prompt = list(range(5, 45))
+    other = prompt.copy()
+    other[place] += 1
+    groups = make_groups([(prompt, [1, 2]), (other, [3]), (prompt[:-1], [4]), (prompt.copy(), [5])], 500)
+    assert [list(group.prompt) for group in groups] == [prompt, other, prompt[:-1]]
+    assert [group.places for group in groups] == [(0, 3), (1,), (2,)]
