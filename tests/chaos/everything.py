@@ -29,6 +29,7 @@ from chaos import (
     together,
 )
 from chaos.driving import Host
+from chaos.faults import FAULTS
 from chaos.figures import Figures
 from chaos.worlds import CHAIN, MORE, RECIPES, World, build_world
 
@@ -39,12 +40,12 @@ Kind = Callable[[World, Path], Figures]
 
 
 def killed_at_operations(world: World, folder: Path) -> Figures:
-    return kills.sweep(world, folder, SWEPT, seed=1, share=0.35)
+    return kills.sweep(world, folder, SWEPT, seed=1, share=0.16)
 
 
 def killed_again_and_again(world: World, folder: Path) -> Figures:
     figures = Figures()
-    for seed in range(6):
+    for seed in range(3):
         for name in RECIPES:
             figures.add(kills.chain(world, folder, name, seed))
     return figures
@@ -55,18 +56,18 @@ KINDS: dict[str, Kind] = {
     "killed again and again": killed_again_and_again,
     "foreign files": foreign.run,
     "two processes": lambda world, folder: together.run(world, folder, 40, seed=1),
-    "damaged checkpoints": lambda world, folder: damaged.checkpoints(world, folder, 1, TRAININGS),
-    "damaged results": lambda world, folder: damaged.finished(world, folder, 1),
-    "malformed data": lambda world, folder: malformed.run(world, folder, bad_rows.cases()),
+    "damaged checkpoints": lambda world, folder: damaged.checkpoints(world, folder, 1, TRAININGS, most=75),
+    "damaged results": lambda world, folder: damaged.finished(world, folder, 1, most=40),
+    "malformed data": lambda world, folder: malformed.run(world, folder, bad_rows.cases(), most=600),
     "malformed recipes and options": lambda world, folder: malformed.run(
         world, folder, bad_words.cases(world)
     ),
     "hostile models": lambda world, folder: malformed.run(world, folder, bad_models.cases(world)),
-    "faulty servers": servers.run,
-    "full disks": lambda world, folder: limits.full_disks(world, folder, 28, seed=1),
+    "faulty servers": lambda world, folder: servers.run(world, folder, most=len(FAULTS)),
+    "full disks": lambda world, folder: limits.full_disks(world, folder, 14, seed=1),
     "read-only disks": limits.read_only,
-    "files that may not grow": lambda world, folder: limits.small_files(world, folder, 28, seed=1),
-    "little memory": lambda world, folder: limits.little_memory(world, folder, 28, seed=1),
+    "files that may not grow": lambda world, folder: limits.small_files(world, folder, 14, seed=1),
+    "little memory": lambda world, folder: limits.little_memory(world, folder, 14, seed=1),
 }
 
 
