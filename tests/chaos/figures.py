@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 # wall-clock figures differ between equal runs; locks name processes
 APART = {"timings.parquet", "report.html"}
@@ -65,3 +68,10 @@ def difference(expected: dict[str, bytes], found: dict[str, bytes]) -> str:
     changed = sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name])
     parts = (("missing", missing), ("too many", more), ("other bytes", changed))
     return "; ".join(f"{what}: {', '.join(names[:4])}" for what, names in parts if names)
+
+
+def spread(items: Sequence[T], most: int | None, seed: int) -> list[T]:
+    """`most` of the items, evenly spread (all of them for None); another seed takes others."""
+    if most is None or most >= len(items):
+        return list(items)
+    return [items[(k * len(items) // most + seed) % len(items)] for k in range(most)]

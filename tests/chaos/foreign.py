@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.figures import Figures
+from chaos.figures import Figures, spread
 from chaos.worlds import CHAIN, World
 
 # what people keep under names that a stage's folder has too
@@ -61,9 +61,7 @@ def attempts(world: World) -> list[Attempt]:
 def run(world: World, folder: Path, seed: int = 0, most: int | None = None) -> Figures:
     """Make the attempts (an evenly spread share of them where `most` says so) and look at what was there before."""
     figures = Figures()
-    every = attempts(world)
-    step = 1 if most is None else max(1, len(every) // most)
-    for attempt in every[seed % step :: step]:
+    for attempt in spread(attempts(world), most, seed):
         home = folder / "home"
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)

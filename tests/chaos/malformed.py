@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.driving import Outcome
-from chaos.figures import Figures
+from chaos.figures import Figures, spread
 from chaos.worlds import World
 
 CASE_S = 40.0  # a command that takes longer counts as one that does not end
@@ -34,10 +34,8 @@ class Case:
 
 def run(world: World, folder: Path, cases: Iterable[Case], most: int | None = None, seed: int = 0) -> Figures:
     """Try the cases, an evenly spread share of them where `most` says so."""
-    every = list(cases)
-    step = 1 if most is None else max(1, len(every) // most)
     figures = Figures()
-    for case in every[seed % step :: step]:
+    for case in spread(list(cases), most, seed):
         home = folder / "case"
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)

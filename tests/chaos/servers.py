@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.faults import FAULTS, REFUSED, RETRIED, FaultyServer
-from chaos.figures import Figures
+from chaos.figures import Figures, spread
 from chaos.worlds import World
 
 SETTINGS = ["--n", "2", "--max_new_tokens", "8", "--server.model", "m", "--server.retries", "2", "--server.backoff_s", "0.001",
@@ -19,8 +19,7 @@ ROWS = 32  # answers: 16 prompts, two each
 def run(world: World, folder: Path, most: int | None = None, seed: int = 0) -> Figures:
     """Every fault once per request, and always; then the server is well and the command is given again."""
     figures = Figures()
-    step = 1 if most is None else max(1, len(FAULTS) // most)
-    for number, name in enumerate(list(FAULTS)[seed % step :: step]):
+    for number, name in enumerate(spread(list(FAULTS), most, seed)):
         for always in (False, True) if most is None else (bool(number % 2),):
             with FaultyServer() as server:
                 problem = _attempt(world, folder / "server", server, name, always, figures)
