@@ -64,7 +64,7 @@ def checkpoints(
 
 
 def finished(world: World, folder: Path, seed: int, name: str = "whole", most: int | None = None) -> Figures:
-    """Files of a finished run, damaged in each way: the run does them anew, or says which one is damaged."""
+    """Files of a finished run, damaged in each way: the run does them anew; what has its size still, once `verify` has named it."""
     figures = Figures()
     rng = random.Random(seed)
     done = world.reference(name)
@@ -78,7 +78,7 @@ def finished(world: World, folder: Path, seed: int, name: str = "whole", most: i
     if most is not None:
         tries = rng.sample(tries, min(most, len(tries)))
     for chosen, kind in tries:
-        _attempt(world, name, done, folder / "try", chosen, kind, rng, figures)
+        _attempt(world, name, done, folder / "try", chosen, kind, rng, figures, verified=kind == "junk")
     return figures
 
 
@@ -91,6 +91,8 @@ def _attempt(
     kind: str,
     rng: random.Random,
     figures: Figures,
+    *,
+    verified: bool = False,
 ) -> None:
     shutil.rmtree(home, ignore_errors=True)
     shutil.copytree(source, home / "out")
@@ -101,10 +103,17 @@ def _attempt(
             path.unlink()
         else:
             path.write_bytes(data)
+    looked = world.host.run(["verify", "out"], home) if verified else None
     outcome = world.host.run([*world.argv(name), "--output", "out"], home, timeout_s=300)
     what = f"{name}: {files[0] if len(files) == 1 else 'every file of all checkpoints'} {kind}"
     problem = ""
-    if outcome.has_traceback or outcome.code not in (0, 2):
+    if looked is not None and (
+        looked.code != 1
+        or "Traceback" in looked.stderr
+        or str(files[0]) not in looked.stdout.replace(": ", "/")
+    ):
+        problem = f"{what}: {looked.shown()} {looked.stdout[-200:]}"
+    elif outcome.has_traceback or outcome.code not in (0, 2):
         problem = f"{what}: {outcome.shown()}"
     elif outcome.code == 2:
         problem = f"{what}: refused: {outcome.shown()}"
