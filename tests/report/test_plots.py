@@ -101,3 +101,15 @@ def test_one_point_and_constant_curves_are_drawn():
     assert plots.lines("x", [Series("a", "k0", [10], [1.0], held_out=True)]).curves[0].circles
     flat = plots.lines("x", [Series("a", "k0", [0, 1], [0.7, 0.7])])
     assert all(math.isfinite(tick.at) for tick in flat.y_ticks)
+
+
+@given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=5), st.booleans())
+def test_any_finite_values_have_a_figure_within_its_box(values, equal):
+    values = [values[0]] * len(values) if equal else values
+    figure = plots.lines("x", [Series("a", "k0", list(range(len(values))), values)])
+    assert all(0 <= tick.at <= 150 for tick in figure.y_ticks)
+
+
+def test_values_that_are_all_zero_have_a_figure():
+    figure = plots.lines("accuracy", [Series("a", "k0", [1, 2], [0.0, 0.0])])
+    assert figure.y_ticks[0].label.startswith("0")
