@@ -26,7 +26,7 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
     return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
 
 
-def cut_run(world: World, name: str, home: Path, tries: int = 10) -> Path:
+def cut_run(world: World, name: str, home: Path, tries: int = 5) -> Path:
     """A training killed where as many checkpoints as possible are whole; its folder."""
     argv = [*world.argv(name), "--output", "out"]
     count = operations(world, name, home / "counted")

@@ -57,7 +57,7 @@ def test_verbs_killed_at_a_file_operation_end_like_undisturbed_ones(world, tmp_p
 
 @pending
 def test_nothing_of_somebody_else_is_deleted_or_changed(world, tmp_path):
-    held(foreign.run(world, tmp_path, most=16), 16)
+    held(foreign.run(world, tmp_path, most=12), 12)
 
 
 @pending
@@ -65,7 +65,6 @@ def test_of_two_processes_at_one_place_one_works(world, tmp_path):
     held(together.run(world, tmp_path, 4, 0, ("train", "data pairs", "sample", "judge")), 4)
 
 
-@pending
 def test_a_damaged_checkpoint_costs_steps_and_nothing_else(world, tmp_path):
     held(damaged.checkpoints(world, tmp_path, 0, ("train",), most=8), 8)
 
@@ -75,23 +74,20 @@ def test_damaged_results_are_found(world, tmp_path):
     held(damaged.finished(world, tmp_path, 0, "select", most=4), 4)
 
 
-@pending
-@pytest.mark.parametrize("kind", ["rows", "words", "models"])
+@pytest.mark.parametrize("kind", ["rows", "words", pytest.param("models", marks=pending)])
 def test_malformed_input_is_one_line_or_every_row_is_accounted_for(world, tmp_path, kind):
     cases = {
         "rows": lambda: bad_rows.cases(),
         "words": lambda: bad_words.cases(world),
         "models": lambda: bad_models.cases(world),
     }
-    held(malformed.run(world, tmp_path, cases[kind](), most=20, seed=7), 20)
+    held(malformed.run(world, tmp_path, cases[kind](), most=15, seed=7), 15)
 
 
-@pending
 def test_faulty_servers_cost_tries_and_no_answers(world, tmp_path):
-    held(servers.run(world, tmp_path, most=8, seed=1), 8)
+    held(servers.run(world, tmp_path, most=6, seed=1), 6)
 
 
-@pending
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(world, tmp_path):
     held(limits.small_files(world, tmp_path, 3, seed=2), 3)
 
