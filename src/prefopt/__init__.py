@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from prefopt.pipeline.trainer import Trainer, TrainerConfig
     from prefopt.rules.selection import register_rule
-    from prefopt.stages.data.reading.formats import register_format
+    from prefopt.stages.data.reading.added import register_format
     from prefopt.verify import Score, register_verifier
 
 # name -> module; imported when the name is asked for, so that `import prefopt` loads neither torch nor anything else
@@ -46,7 +46,7 @@ _PLACES = {
     "rank": "prefopt.pipeline.functions",
     "reference": "prefopt.pipeline.functions",
     "register_engine": "prefopt.engines",
-    "register_format": "prefopt.stages.data.reading.formats",
+    "register_format": "prefopt.stages.data.reading.added",
     "register_judge": "prefopt.judges",
     "register_loss": "prefopt.losses",
     "register_rule": "prefopt.rules.selection",

@@ -173,7 +173,7 @@ class _Home:
         if pairs_only:
             for stage in (BY_NAME["sample"], JUDGE, RANK):
                 write_json(
-                    self.folder / stage.folder_name / "manifest.json",
+                    self.folder / f"{stage.folder_name}.skipped.json",
                     {"stage": stage.name, "skipped": "the input holds pairs"},
                 )
         else:
@@ -194,7 +194,7 @@ class _Home:
             base = getattr(recipe, stage.name)
             if base is None:
                 write_json(
-                    self.folder / stage.folder_name / "manifest.json",
+                    self.folder / f"{stage.folder_name}.skipped.json",
                     {"stage": stage.name, "skipped": "set to null in the recipe"},
                 )
                 continue

@@ -73,8 +73,8 @@ def run(tmp_path):
         {"id": f"e{k}", "prompt_id": f"e{k}", "prompt": "p", "chosen": "a", "rejected": "b"} for k in range(3)
     ]
     data = _finish(root, "data", pairs, {"kind": "pairs"}, rows_in=5, dropped={"empty answer": 2})
-    write_json(root / "01-sample" / "manifest.json", {"stage": "sample", "skipped": "the input holds pairs"})
-    write_json(root / "02-judge" / "manifest.json", {"stage": "judge", "skipped": "the input holds pairs"})
+    write_json(root / "01-sample.skipped.json", {"stage": "sample", "skipped": "the input holds pairs"})
+    write_json(root / "02-judge.skipped.json", {"stage": "judge", "skipped": "the input holds pairs"})
     chains = {
         "sft": {"data": data, "train": _train(root / "arms/sft", "nll")},
         "full": {"data": data, "train": _train(root, "dpo")},

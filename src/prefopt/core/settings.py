@@ -94,8 +94,11 @@ class _Check:
 
 
 def _explain(kind: type[Config], error: ValidationError) -> str:
-    first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
+    found = error.errors()
+    # of a value that may be of several kinds, each says its own: an unknown key is the one that helps
+    unknown = (e for e in found if e["type"] == "extra_forbidden" and e["loc"][:1] == found[0]["loc"][:1])
+    first = next(unknown, found[0])
+    path = [str(part) for part in first["loc"] if not _is_kind(part)]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return f"unknown key {key!r}, {nearest(path[-1], _known_keys(kind, path[:-1]))}"
@@ -111,6 +114,11 @@ def _explain(kind: type[Config], error: ValidationError) -> str:
 def shortened(text: str) -> str:
     """The text, of a long one its beginning."""
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+def _is_kind(part: str | int) -> bool:
+    """Whether a part of an error's place is no key, but the kind that was tried (`SourceConfig`, `list[...]`)."""
+    return isinstance(part, str) and ("[" in part or part[:1].isupper() or part == "str")
 
 
 def _known_keys(kind: type[Config], path: Sequence[str]) -> list[str]:

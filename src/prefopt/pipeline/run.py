@@ -10,6 +10,7 @@ rounds of a recipe of several (`prefopt.pipeline.rounds`) at `rounds/K/NN-name/`
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,6 @@ from prefopt.stages.train import train
 from prefopt.stages.train.settings import CALLBACKS
 from prefopt.stages.weight import weight
 from prefopt.tables.context import Context
-from prefopt.tables.folder import StageFolder
 from prefopt.tables.progress import within
 from prefopt.tables.records import digest, is_writable, write_json
 
@@ -274,10 +274,10 @@ def _skip_reason(stage: Stage, config: Any, kind: str) -> str:
 
 
 def write_skip(state: Run, stage: Stage, home: Path, reason: str) -> None:
-    """The reason in the stage's folder, where the main arm has it."""
-    folder, said = StageFolder(home / stage.folder_name), {"stage": stage.name, "skipped": reason}
-    if home == state.root and folder.manifest != said:
-        write_json(folder.path / "manifest.json", said)
+    """The reason, beside the place of the stage's folder: there is a folder only where a stage did some work."""
+    path, said = home / f"{stage.folder_name}.skipped.json", {"stage": stage.name, "skipped": reason}
+    if home == state.root and not (path.is_file() and json.loads(path.read_text(encoding="utf-8")) == said):
+        write_json(path, said)
 
 
 def _inputs(stage: Stage, chain: Mapping[str, Done]) -> dict[str, Any]:

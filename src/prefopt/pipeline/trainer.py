@@ -30,7 +30,7 @@ from prefopt.pipeline.trl_arguments import converted
 from prefopt.stages.data.reading.checks import check_row, settle_columns, to_form
 from prefopt.stages.data.reading.dialogue import BadRow
 from prefopt.stages.data.reading.files import plain
-from prefopt.stages.data.reading.formats import detect
+from prefopt.stages.data.reading.opening import opened
 from prefopt.tables.foreign import foreign_rows
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row
@@ -284,19 +284,17 @@ def _rows(given: Any, what: str, dropped: dict[str, int]) -> list[Row]:
     names = set(raw[0])
     if {"id", "prompt"} <= names and ({"chosen", "rejected"} <= names or "completion" in names):
         return raw
-    rows = [{name: plain(value) for name, value in row.items()} for row in raw]
-    sample: Row = {}
-    for row in rows[:200]:
-        sample |= {name: value for name, value in row.items() if value is not None and name not in sample}
-    form = detect(sample, "auto", what)
+    rows = ({name: plain(value) for name, value in row.items()} for row in raw)
+    file = opened(((row, f"{what}: row {n}") for n, row in enumerate(rows, start=1)), "auto", {}, what)
+    form = file.form
     if form.kind not in ("pairs", "unpaired"):
         raise PrefoptError(
             f"{what}: holds {form.kind}, not pairs; make them with prefopt.sample, judge and rank"
         )
     kept = []
-    for number, row in enumerate(rows):
+    for number, (row, where) in enumerate(file.rows):
         try:
-            made = check_row(to_form(form.convert(row), None, form.kind), form.kind)
+            made = check_row(to_form(form.convert(file.prepare(row, where)), None, form.kind), form.kind)
         except BadRow as bad:
             dropped[bad.reason] = dropped.get(bad.reason, 0) + 1
         else:

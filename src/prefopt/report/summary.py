@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -274,23 +275,15 @@ def _flow(output: Path, chain: Chain, evaluated: Done | None) -> list[dict[str, 
         if name == "select" and kept is not None:
             step["kept"] = kept
         steps.append(step)
-    for path in sorted(output.glob("[0-9][0-9]-*/manifest.json")):
-        manifest = _json(path)
-        if manifest.get("skipped") and manifest["stage"] not in finished:
-            steps.append(
-                {"stage": manifest["stage"], "number": _number(path.parent), "skipped": manifest["skipped"]}
-            )
+    for path in sorted(output.glob("[0-9][0-9]-*.skipped.json")):
+        skip = json.loads(path.read_text(encoding="utf-8"))
+        if skip["stage"] not in finished:
+            steps.append({"stage": skip["stage"], "number": _number(path), "skipped": skip["skipped"]})
     return sorted(steps, key=lambda step: step["number"])
 
 
 def _number(path: Path) -> int:
     return int(path.name.split("-")[0])
-
-
-def _json(path: Path) -> dict[str, Any]:
-    from prefopt.tables.folder import StageFolder
-
-    return StageFolder(path.parent).manifest or {}
 
 
 def _stage_seconds(output: Path, folders: Mapping[str, Mapping[str, str]]) -> dict[str, float]:

@@ -78,7 +78,7 @@ class Opened:
 def open_input(source: str, context: Context) -> Opened:
     """The table of a Parquet file of ours, of a stage folder, or of any data file the reader knows."""
     path = Path(source)
-    if path.is_dir():
+    if _is_stage_folder(path):
         folder = StageFolder(path)
         return Opened(folder.table(), digest(*(file_digest(part) for part in folder.parts())))
     config = data.DataConfig(path=source, heldout=0.0)
@@ -87,3 +87,8 @@ def open_input(source: str, context: Context) -> Opened:
         return Opened(read_table(path), key)
     read = data.data(None, config, Context(context.seed, strict=context.strict))
     return Opened(read.table, key, read.dropped)
+
+
+def _is_stage_folder(path: Path) -> bool:
+    """A folder of ours, or one that holds nothing that could be read."""
+    return path.is_dir() and ((path / "manifest.json").exists() or not any(path.iterdir()))

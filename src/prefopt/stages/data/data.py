@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prefopt.core.errors import PrefoptError, nearest
-from prefopt.stages.data.reading import readers
+from prefopt.core.errors import PrefoptError
+from prefopt.stages.data.mixture import mixed, mixture_figures
+from prefopt.stages.data.reading.added import format_digests
 from prefopt.stages.data.reading.checks import (
     NUMBERS,
     SINGLE_NUMBERS,
@@ -29,19 +30,21 @@ from prefopt.stages.data.reading.checks import (
 from prefopt.stages.data.reading.completions import one_per_completion, require_gold_model
 from prefopt.stages.data.reading.dialogue import BadRow, turns
 from prefopt.stages.data.reading.files import plain
-from prefopt.stages.data.reading.formats import Format, detect, format_digests, known_names
+from prefopt.stages.data.reading.formats import Format
 from prefopt.stages.data.reading.naming import content_key, hold_out, name_rows
+from prefopt.stages.data.reading.opening import Opened, opened
+from prefopt.stages.data.reading.sources import Source, sources_digest, sources_of
 from prefopt.stages.data.settings import DataConfig
 from prefopt.stages.stage import Stage
 from prefopt.tables.columns import COLUMNS
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageOutput
+from prefopt.tables.progress import say
 from prefopt.tables.records import Row, digest, make_table, rows_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-PEEK = 200  # rows that decide the format of a file
 _NAMED = {
     "prompts": ("id", "prompt_id", "prompt", "split"),
     "completions": ("id", "prompt_id", "prompt", "split", "completion_index", "completion", "model", "finish_reason",
@@ -60,18 +63,12 @@ _SETTLED_BY_KIND = {
 
 
 def source_digest(config: DataConfig) -> str:
-    """SHA-256 (hex) that stands for the content of the source.
+    """SHA-256 (hex) that stands for the content of the source, or of all of them.
 
     Raises:
         PrefoptError: no path, or nothing readable there.
     """
-    return readers.source_digest(_path(config), config.split)
-
-
-def _path(config: DataConfig) -> str:
-    if config.path is None:
-        raise PrefoptError("data.path is empty; give a file, e.g. --data FILE.jsonl.gz")
-    return config.path
+    return sources_digest(config)
 
 
 def data(table: Dataset | Sequence[Row] | None, config: DataConfig, context: Context) -> StageOutput:
@@ -80,19 +77,10 @@ def data(table: Dataset | Sequence[Row] | None, config: DataConfig, context: Con
     Raises:
         PrefoptError: unreadable source, unknown format, text and messages mixed, no row left; when strict, any bad row.
     """
-    source = "table" if table is not None else _path(config)
-    stream = (
-        _table_rows(table, config)
-        if table is not None
-        else readers.read_rows(source, config.split, config.limit)
-    )
-    stream = _renamed(stream, config.columns, source)
-    head = list(itertools.islice(stream, PEEK))
-    if not head:
-        raise PrefoptError(f"{source}: holds no rows; give a file with rows")
-    form = detect(_sample(head), config.kind, source)
     dropped: dict[str, int] = {}
-    placed, rows_in = _convert(itertools.chain(head, stream), form, config, context, dropped)
+    source, files = _files(table, config)
+    form, placed, counts = _read(files, config, context, dropped)
+    rows_in = counts["rows_in"]
     if form.kind in ("pairs", "unpaired"):
         placed = _without_lost_weights(placed, source, context, dropped)
     placed = _without_repeats(placed, form.kind, context, dropped)
@@ -102,7 +90,7 @@ def data(table: Dataset | Sequence[Row] | None, config: DataConfig, context: Con
         "kind": form.kind,
         "source_format": form.name,
         "format": shape,
-        "rows_in": rows_in,
+        **counts,
     }
     quality["digest"] = None if table is not None else source_digest(config)
     rows = [row for row, _ in placed]
@@ -118,10 +106,59 @@ def data(table: Dataset | Sequence[Row] | None, config: DataConfig, context: Con
         _refuse_nothing(rows, rows_in, dropped, source)
     quality["renamed"] = settle_columns(rows, (*_SETTLED, *_SETTLED_BY_KIND[form.kind]))
     quality |= _figures(rows, form.kind)
+    if table is None:
+        say(_told(source, quality))
     return StageOutput(make_table(rows, _NAMED[form.kind]), dropped, quality)
 
 
+def _told(source: str, quality: Mapping[str, Any]) -> str:
+    """One line: as what a file was read, and the columns that nothing reads."""
+    said = f"{source}: read as {quality['kind']} (form {quality['source_format']}, {quality['format']})"
+    names = [name if name.isprintable() else repr(name) for name in quality["unread"]]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"{said}; kept but not read: {', '.join(names[:12])}{more}" if names else said
+
+
 # ---- rows in
+
+
+def _files(
+    table: Dataset | Sequence[Row] | None, config: DataConfig
+) -> tuple[str, list[tuple[Source | None, Opened]]]:
+    """What messages call the input, and its sources, opened."""
+    if table is not None:
+        return "table", [(None, opened(_table_rows(table, config), config.kind, config.columns, "table"))]
+    sources = sources_of(config)
+    files = [opened(s.rows(config.limit), config.kind, s.columns, s.name) for s in sources]
+    for source, file in zip(sources, files, strict=True):
+        if file.form.kind != files[0].form.kind:
+            raise PrefoptError(
+                f"data.path: {sources[0].name} holds {files[0].form.kind}, but {source.name} holds {file.form.kind}; give "
+                "sources of one kind, or set data.kind"
+            )
+    return ", ".join(s.name for s in sources), list(zip(sources, files, strict=True))
+
+
+def _read(
+    files: Sequence[tuple[Source | None, Opened]],
+    config: DataConfig,
+    context: Context,
+    dropped: dict[str, int],
+) -> tuple[Format, list[Placed], dict[str, Any]]:
+    """The form, the usable rows of all sources (mixed by their weights), and counts."""
+    found = [_convert(file, config, context, dropped) for _, file in files]
+    parts = [placed for placed, _, _ in found]
+    form = files[0][1].form
+    counts: dict[str, Any] = {
+        "rows_in": sum(count for _, count, _ in found),
+        "unread": sorted({name for _, _, names in found for name in names}),
+    }
+    sources = [source for source, _ in files if source is not None]
+    weights = [source.weight for source in sources if source.weight is not None]
+    kept = mixed(parts, weights, form.kind, context.seed) if weights else parts
+    if len(files) > 1:
+        counts["mixture"] = mixture_figures([source.name for source in sources], parts, kept)
+    return form, [placed for part in kept for placed in part], counts
 
 
 def _table_rows(table: Dataset | Sequence[Row], config: DataConfig) -> Iterator[Placed]:
@@ -130,57 +167,27 @@ def _table_rows(table: Dataset | Sequence[Row], config: DataConfig) -> Iterator[
         yield {name: plain(value) for name, value in row.items()}, f"table: row {number}"
 
 
-def _renamed(stream: Iterator[Placed], columns: Mapping[str, str], source: str) -> Iterator[Placed]:
-    """Rows with the user's names replaced by ours; a name that the first rows lack is an error."""
-    for ours in columns.values():
-        if ours not in COLUMNS and ours not in known_names():
-            raise PrefoptError(
-                f"data.columns: no column is named {ours!r}; {nearest(ours, {*COLUMNS, *known_names()})}"
-            )
-    if len(set(columns.values())) < len(columns):
-        raise PrefoptError("data.columns: two of your columns are given the same name; give each its own")
-    head = list(itertools.islice(stream, PEEK))
-    found = {name for row, _ in head for name in row}
-    lost = sorted(set(columns) - found)
-    if lost and head:
-        raise PrefoptError(
-            f"{source}: data.columns names {lost[0]!r}, but no row has it; {nearest(lost[0], found)}"
-        )
-    for row, where in itertools.chain(head, stream):
-        clash = [
-            ours for name, ours in columns.items() if name in row and ours in row and ours not in columns
-        ]
-        if clash:
-            raise PrefoptError(
-                f"{where}: data.columns gives the name {clash[0]!r}, which the row has already; rename both"
-            )
-        yield ({columns.get(name, name): value for name, value in row.items()} if columns else row), where
-
-
-def _sample(head: Sequence[Placed]) -> Row:
-    sample: Row = {}
-    for row, _ in head:
-        for name, value in row.items():
-            if value is not None:
-                sample.setdefault(name, value)
-    return sample
-
-
 def _convert(
-    stream: Iterator[Placed], form: Format, config: DataConfig, context: Context, dropped: dict[str, int]
-) -> tuple[list[Placed], int]:
+    file: Opened, config: DataConfig, context: Context, dropped: dict[str, int]
+) -> tuple[list[Placed], int, list[str]]:
+    """Rows as the form reads them, how many there were, and the columns that nothing reads."""
+    form = file.form
     placed = []
     count = 0
-    for raw, where in stream:
+    unread: set[str] = set()
+    for raw, where in file.rows:
         count += 1
+        ready = file.prepare(raw, where)
         try:
-            row = to_form(form.convert(raw), config.chat, form.kind)
+            converted = form.convert(ready)
+            unread |= (converted.keys() & ready.keys()) - COLUMNS.keys()
+            row = to_form(converted, config.chat, form.kind)
             if config.system is not None:
                 row["prompt"] = with_system(row["prompt"], config.system)
             placed.append((check_row(row, form.kind), where))
         except BadRow as bad:
             context.drop(dropped, bad.reason, f"{where} ({bad.detail})" if bad.detail else where)
-    return placed, count
+    return placed, count, sorted(unread)
 
 
 def _without_lost_weights(

@@ -12,15 +12,30 @@ if TYPE_CHECKING:
     pass
 
 
+class SourceConfig(Config):
+    """One source of several."""
+
+    path: str = Field(description="file, folder, pattern, URL, builtin:NAME or hub name")
+    split: str | None = Field(None, description="split of this source; null: data.split")
+    weight: float | None = Field(
+        None,
+        gt=0,
+        description="share of this source in the mixture, relative to the others; null: all its rows",
+    )
+    columns: dict[str, str] = Field({}, description="names of this source's columns; {}: data.columns")
+
+
 class DataConfig(Config):
     """Where the data is and how it is read."""
 
-    path: str | None = Field(
+    path: str | list[str | SourceConfig] | None = Field(
         None,
-        description="data file (.jsonl .json .csv .tsv, also .gz; .parquet), builtin:NAME, or a hub name",
+        description="data file (.jsonl .json .csv .tsv, also .gz; .parquet), folder, pattern, URL, builtin:NAME, hub name "
+        "(owner/name:subset), or a list of them, each perhaps {path, split, weight, columns}",
     )
     split: str | None = Field(
-        None, description="split of a hub data set (null = train), or key of a JSON object of arrays"
+        None,
+        description="split of a hub data set (null = train), key of a JSON object of arrays, or entry of a dataset_info.json",
     )
     kind: Literal["auto", "prompts", "completions", "pairs", "unpaired"] = Field(
         "auto", description="what the file holds: auto, prompts, completions, pairs or unpaired"
@@ -34,8 +49,13 @@ class DataConfig(Config):
     heldout: float = Field(
         0.1, ge=0, lt=1, description="share of prompts held out for evaluation, by hash of prompt and seed"
     )
-    limit: int | None = Field(None, gt=0, description="read at most this many rows (null = all)")
-    columns: dict[str, str] = Field({}, description="your column names to ours, e.g. {question: prompt}")
+    limit: int | None = Field(
+        None, gt=0, description="read at most this many rows of each source (null = all)"
+    )
+    columns: dict[str, str] = Field(
+        {},
+        description="your column names to ours, e.g. {question: prompt, input.messages: prompt} (dots lead into objects and lists)",
+    )
     chat: bool | None = Field(
         None,
         description="true: text prompts become a user message; false: the reverse; null: left as they are",

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefopt.core.errors import PrefoptError
 from prefopt.rules.content import text_of
 from prefopt.stages.data.reading import readers
 from prefopt.stages.data.reading.checks import check_row
 from prefopt.stages.data.reading.dialogue import BadRow
-from prefopt.stages.data.reading.formats import Format, detect
+from prefopt.stages.data.reading.formats import Format
+from prefopt.stages.data.reading.opening import opened
 from prefopt.tables.records import Row, digest
 
-PEEK = 200  # rows that decide the format, as in stage 00
 ANSWERS = {"pairs": ("chosen", "rejected"), "unpaired": ("completion",), "completions": (), "prompts": ()}
 _WORD = re.compile(r"\w+")
 
@@ -72,27 +70,11 @@ def read_items(
     Raises:
         PrefoptError: unreadable source, unknown format, no rows.
     """
-    stream = (row for row, _ in readers.read_rows(source, split))
-    head = list(itertools.islice(stream, PEEK))
-    if not head:
-        raise PrefoptError(f"{source}: holds no rows; give a file with rows")
-    names = columns or {}
-    form = detect(_sample([_renamed(row, names) for row in head]), kind, source)
-    rows = enumerate(itertools.chain(head, stream), start=1)
-    return Checked(form, [_item(number, raw, _renamed(raw, names), form) for number, raw in rows])
-
-
-def _renamed(row: Row, names: Mapping[str, str]) -> Row:
-    return {names.get(name, name): value for name, value in row.items()}
-
-
-def _sample(rows: list[Row]) -> Row:
-    sample: Row = {}
-    for row in rows:
-        for name, value in row.items():
-            if value is not None:
-                sample.setdefault(name, value)
-    return sample
+    file = opened(readers.read_rows(source, split), kind, columns or {}, source)
+    rows = enumerate(file.rows, start=1)
+    return Checked(
+        file.form, [_item(number, raw, file.prepare(raw, where), file.form) for number, (raw, where) in rows]
+    )
 
 
 def _item(number: int, raw: Row, renamed: Row, form: Format) -> Item:

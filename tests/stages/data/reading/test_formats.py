@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from prefopt.core.errors import PrefoptError
 from prefopt.stages.data.reading.checks import check_row
-from prefopt.stages.data.reading.converters import gold_text, preference, unpaired
 from prefopt.stages.data.reading.dialogue import BadRow, common_text, content, split_pair, transcript, turns
-from prefopt.stages.data.reading.formats import FORMATS, KINDS, detect
+from prefopt.stages.data.reading.formats import FORMATS, KINDS
+from prefopt.stages.data.reading.forms.ask import gold_text
+from prefopt.stages.data.reading.forms.pairs import preference
+from prefopt.stages.data.reading.forms.single import unpaired
 from prefopt.stages.data.reading.readers import read_rows
+from prefopt.stages.data.reading.recognise import detect
 
 Row = dict[str, Any]
 U, A, S = (
@@ -170,8 +173,9 @@ def test_nothing_in_common() -> None:
         == "chosen and rejected share no prompt"
     )
     assert refused({"chosen": [U("a"), A("x")], "rejected": [U("a"), A("x")]}) == "identical answers"
-    assert refused({"chosen": "yes", "rejected": "no"}) == "chosen and rejected share no prompt"
     assert refused({"chosen": "yes", "rejected": "yes"}) == "identical answers"
+    with pytest.raises(BadRow, match="share no prompt"):
+        common_text("yes", "no")
 
 
 @pytest.mark.parametrize(
@@ -277,7 +281,7 @@ def test_alpaca_eval_annotations(preference: float, chosen: str, score: float) -
     assert found["chosen_model"] == {"one": "m1", "two": "m2"}[chosen]
     for tie in (0, 1.5, None):
         with pytest.raises(BadRow, match="no preference"):
-            FORMATS[3].convert({**row, "preference": tie})
+            FORMATS["alpaca_eval"].convert({**row, "preference": tie})
     assert refused({**row, "preference": 7}) == "preference is not a number from 1 to 2"
 
 
@@ -422,8 +426,13 @@ def test_unpaired_feedback_is_known_by_its_label(row: Row) -> None:
     assert detect(row, "prompts", "file").kind == "prompts"
 
 
-def test_a_label_of_a_class_is_not_feedback() -> None:
-    assert detect({"prompt": "p", "label": "sports"}, "auto", "file").kind == "prompts"
+def test_a_label_of_a_class_is_not_feedback_and_not_passed_over() -> None:
+    row = {"prompt": "p", "label": "sports"}
+    with pytest.raises(
+        PrefoptError, match=r"column 'label' looks like a label; .* or set data\.kind: prompts"
+    ):
+        detect(row, "auto", "file")
+    assert detect(row, "prompts", "file").kind == "prompts"
 
 
 UNPAIRED = {"prompt": "p", "completion": "c", "label": True}
@@ -471,8 +480,8 @@ def test_bad_unpaired_rows(row: Row, reason: str) -> None:
 
 
 def test_formats_have_distinct_names_and_words() -> None:
-    assert len({f.name for f in FORMATS}) == len(FORMATS)
-    assert all(f.about and f.kind in KINDS for f in FORMATS)
+    assert all(name == form.name for name, form in FORMATS.items())
+    assert all(f.about and f.kind in KINDS for f in FORMATS.values())
 
 
 anything = st.recursive(
@@ -488,7 +497,7 @@ anything = st.recursive(
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.sampled_from(FORMATS), st.data())
+@given(st.sampled_from(list(FORMATS.values())), st.data())
 def test_any_row_is_converted_or_refused_with_a_reason(form: Any, data: st.DataObject) -> None:
     names = [
         "prompt",

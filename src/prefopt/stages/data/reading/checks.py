@@ -28,6 +28,23 @@ from prefopt.tables.records import Row
 WEIGHT = "weight"
 NUMBERS = (WEIGHT, "margin", "score_chosen", "score_rejected", "ref_chosen_logps", "ref_rejected_logps")
 SINGLE_NUMBERS = (WEIGHT, "ref_completion_logps")
+# columns of what no text model reads
+MEDIA = ("images", "image", "audio", "audios", "videos", "video", "rejected_images")
+MEDIA_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".wav",
+    ".mp3",
+    ".flac",
+    ".ogg",
+    ".mp4",
+    ".avi",
+    ".mov",
+)
 Placed = tuple[Row, str]  # a row and the words that say where it stood
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -45,6 +62,7 @@ def check_row(row: Row, kind: str) -> Row:
         BadRow: with the reason under which the row is dropped.
     """
     row = dict(row)
+    _refuse_media(row)
     _check_prompt(row["prompt"])
     if kind == "pairs":
         _check_answers(row["chosen"], row["rejected"])
@@ -55,6 +73,19 @@ def check_row(row: Row, kind: str) -> Row:
     _decode_json(row, "tools", list, "a list of tool definitions")
     _decode_json(row, "chat_template_kwargs", dict, "an object")
     return row
+
+
+def _refuse_media(row: Row) -> None:
+    for name in MEDIA:
+        value = row.get(name)
+        is_path = isinstance(value, str) and value.lower().startswith(
+            ("http://", "https://", "data:", "file://")
+        )
+        is_file = isinstance(value, str) and value.lower().endswith(MEDIA_SUFFIXES)
+        if value and (isinstance(value, list | dict) or is_path or is_file):
+            raise BadRow(
+                f"{name}: images, audio and video are not supported, text alone is", f"{value!r:.60}"
+            )
 
 
 def _check_prompt(prompt: Content) -> None:
@@ -129,6 +160,11 @@ def _decode_json(row: Row, name: str, kind: type, wanted: str) -> None:
         return
     if not isinstance(value, kind):
         raise BadRow(f"{name} is not {wanted}", f"{value!r:.60}")
+    if isinstance(value, list) and any(isinstance(item, str) for item in value):  # tools, each as JSON text
+        try:
+            value = [parse_json(item, name) if isinstance(item, str) else item for item in value]
+        except PrefoptError:
+            raise BadRow(f"{name} is not {wanted}", f"{value!r:.60}") from None
     row[name] = value
 
 

@@ -23,9 +23,16 @@ ROLES = {
     "system": "system",
     "developer": "developer",
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
-    **dict.fromkeys(("tool", "observation", "function", "function_response"), "tool"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "bot", "chatbot", "ai", "model", "function_call", "tool_call"),
+        "assistant",
+    ),
+    **dict.fromkeys(
+        ("tool", "observation", "function", "function_response", "tool_response", "ipython"), "tool"
+    ),
 }
+# entries that hold a turn of both speakers
+TURNS = (("input", "output"), ("user", "assistant"), ("human", "assistant"), ("instruction", "response"))
 SPEAKING = ("user", "assistant")  # whose messages must say something; a system or tool message may be empty
 # what stands right before an answer in texts that carry their prompt with them
 ANSWER_MARKERS = (
@@ -82,20 +89,34 @@ def messages(values: Sequence[Any], name: str) -> list[Message]:
     """
     if not values:
         raise BadRow(f"{name} is an empty message list")
-    return [_message(value, name) for value in values]
+    return [_message(value, name) for turn in values for value in _both_turns(turn)]
+
+
+def _both_turns(turn: Any) -> list[Any]:
+    """An entry that holds a question and its answer (`{input, output}`, `{user, assistant}`) as two messages."""
+    if isinstance(turn, dict) and not {"role", "from"} & set(turn):
+        for asked, said in TURNS:
+            if {asked, said} <= set(turn):
+                return [
+                    {"role": "user", "content": turn[asked]},
+                    {"role": "assistant", "content": turn[said]},
+                ]
+    return [turn]
 
 
 def _message(value: Any, name: str) -> Message:
     if not isinstance(value, dict):
         raise BadRow(f"{name} is a list, but not of messages", f"entry {value!r:.60}")
     speaker = value.get("role", value.get("from"))
-    role = ROLES.get(speaker) if isinstance(speaker, str) else None
+    role = ROLES.get(speaker.strip().lower()) if isinstance(speaker, str) else None
     if role is None:
         raise BadRow(f"message with an unknown role in {name}", f"role {speaker!r:.60}")
     more = {k: v for k, v in value.items() if k not in {"role", "from", "content", "value"} and v is not None}
     said = value.get("content", value.get("value"))
-    if speaker == "function_call":
+    if speaker in ("function_call", "tool_call"):
         said, more = _tool_call(said, more)
+    if "tool_calls" in more:
+        more = _with_objects(more)
     if isinstance(said, list):
         said = _join_parts(said, name)
     if said is None and more.get("tool_calls"):
@@ -114,7 +135,34 @@ def _tool_call(said: Any, more: Row) -> tuple[Any, Row]:
     calls = call if isinstance(call, list) else [call]
     if not calls or not all(isinstance(c, dict) and isinstance(c.get("name"), str) for c in calls):
         return said, more
-    return None, {**more, "tool_calls": [{"type": "function", "function": c} for c in calls]}
+    return None, _with_objects({**more, "tool_calls": [{"type": "function", "function": c} for c in calls]})
+
+
+def _with_objects(more: Row) -> Row:
+    """Tool calls with arguments as objects: OpenAI writes them as JSON text, which a template would quote once more."""
+    calls = _decoded(more["tool_calls"])
+    if not isinstance(calls, list):
+        return more
+    found = []
+    for call in calls:
+        inner = call.get("function") if isinstance(call, dict) else None
+        if isinstance(inner, dict) and isinstance(inner.get("arguments"), str):
+            call = {**call, "function": {**inner, "arguments": _decoded(inner["arguments"])}}
+        elif isinstance(call, dict) and isinstance(call.get("arguments"), str):
+            call = {**call, "arguments": _decoded(call["arguments"])}
+        found.append(call)
+    return {**more, "tool_calls": found}
+
+
+def _decoded(value: Any) -> Any:
+    """The object or list that a JSON text holds; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = parse_json(value, "tool call")
+    except PrefoptError:
+        return value
+    return found if isinstance(found, dict | list) else value
 
 
 def _join_parts(parts: list[Any], name: str) -> str:
@@ -194,7 +242,7 @@ def common_text(chosen: str, rejected: str) -> tuple[str, str, str]:
     """
     if chosen == rejected:
         raise BadRow("identical answers")
-    shared = _shared_start(chosen, rejected)
+    shared = shared_start(chosen, rejected)
     is_transcript = len(_TURN.findall(shared)) >= 2
     if is_transcript:
         cut = shared.rfind("\n\nAssistant:") + len("\n\nAssistant:")
@@ -210,7 +258,8 @@ def common_text(chosen: str, rejected: str) -> tuple[str, str, str]:
     return prompt, ours, theirs
 
 
-def _shared_start(first: str, second: str) -> str:
+def shared_start(first: str, second: str) -> str:
+    """What two texts begin with alike."""
     pairs = enumerate(zip(first, second, strict=False))
     return first[: next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))]
 

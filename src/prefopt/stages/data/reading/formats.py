@@ -1,7 +1,7 @@
-"""The forms in which preference data comes, and how each becomes ours.
+"""The forms in which preference data comes: how each is recognised, and how it becomes ours.
 
-`FORMATS` is the table: name, kind, by which columns a file is recognised, and the function that turns one raw row into
-one row of the kind. First match wins. A new format is one function and one entry.
+`FORMATS` is the table: name -> kind, by which columns a file is recognised, and the function that turns one raw row into
+one row of the kind. First match wins. A new format is one function and one entry; docs/formats.md shows a row of each.
 
     kind pairs        {prompt, chosen, rejected, ...}
     kind unpaired     {prompt, completion, label, ...}
@@ -13,36 +13,56 @@ Columns that a format does not use travel along under their own name.
 
 from __future__ import annotations
 
-import difflib
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from prefopt.core.errors import PrefoptError, nearest
-from prefopt.core.plugins import add_part, digests, origin_of, told
-from prefopt.stages.data.reading.converters import (
-    CONVERSATIONS,
-    LABELLED,
-    PROMPTS,
-    SCORES,
-    SOLUTIONS,
+from prefopt.stages.data.reading.forms import exports
+from prefopt.stages.data.reading.forms.ask import prompt_name, questions
+from prefopt.stages.data.reading.forms.compared import (
     alpaca_eval,
-    implicit,
+    arena,
+    arena_kaggle,
+    compared,
+    halos,
+    helpsteer,
     pandalm,
+    pku,
+    shp,
+    two_answers,
+    verdict_name,
+    webgpt,
+)
+from prefopt.stages.data.reading.forms.pairs import (
+    implicit,
+    ms_swift,
+    openai,
     preference,
-    questions,
+    sides_of,
+    simpo,
+    step_dpo,
+    transcripts,
+)
+from prefopt.stages.data.reading.forms.ranked import (
+    distilabel,
+    list_name,
+    nectar,
+    nemo,
+    ranked,
     solutions,
     tournament,
-    transcripts,
+)
+from prefopt.stages.data.reading.forms.single import (
+    helpsteer2,
+    kto_tag,
+    label_name,
+    score_name,
+    scored,
     unpaired,
 )
-from prefopt.stages.data.reading.dialogue import BadRow
-from prefopt.tables.columns import COLUMNS
 from prefopt.tables.records import Row
 
 KINDS = ("prompts", "completions", "pairs", "unpaired")
-Convert = TypeVar("Convert", bound=Callable[[Row], Row])
 Sample = Mapping[str, Any]  # column -> its first value that is not null, over the first rows of a file
 
 
@@ -60,191 +80,145 @@ class Format:
 # ---- recognition
 
 
-def _has(*names: str) -> Callable[[Sample], bool]:
+def has(*names: str) -> Callable[[Sample], bool]:
+    """Whether a file has all these columns."""
     return lambda sample: all(name in sample for name in names)
 
 
-def _has_prompt(sample: Sample) -> bool:
-    return any(name in sample for name in (*PROMPTS, *CONVERSATIONS)) or isinstance(sample.get("turns"), list)
+def _asks(sample: Sample) -> bool:
+    return prompt_name(sample) is not None
+
+
+def _both(sample: Sample) -> bool:
+    return {"chosen", "rejected"} <= set(sample)
+
+
+def _sides(sample: Sample) -> bool:
+    return _asks(sample) and (_both(sample) or sides_of(sample) is not None)
+
+
+def _is_openai(sample: Sample) -> bool:
+    return has("input", "preferred_output", "non_preferred_output")(sample) and isinstance(
+        sample["input"], dict
+    )
+
+
+def _is_swift(sample: Sample) -> bool:
+    talks = isinstance(sample.get("messages"), list) and "chosen" not in sample
+    older = "response" in sample and "rejected_response" in sample and "chosen" not in sample
+    return (talks and ("rejected_response" in sample or "rejected_messages" in sample)) or (
+        older and _asks(sample)
+    )
+
+
+def _is_compared(sample: Sample) -> bool:
+    sides = two_answers(sample)
+    return sides is not None and verdict_name(sample, sides) is not None
+
+
+def _is_helpsteer(sample: Sample) -> bool:
+    two = {"response1", "response2"} <= set(sample) or {"response_1", "response_2"} <= set(sample)
+    return two and bool({"overall_preference", "preference_strength"} & set(sample))
+
+
+def _is_alpaca_eval(sample: Sample) -> bool:
+    is_word = isinstance(sample.get("preference"), str) and sample["preference"].startswith("output")
+    return has("output_1", "output_2", "preference")(sample) and not is_word
 
 
 def _is_solutions(sample: Sample) -> bool:
     found = [v for v in sample.values() if isinstance(v, dict) and {"solution", "is_correct"} <= set(v)]
-    return _has_prompt(sample) and len(found) > 1
+    return _asks(sample) and len(found) > 1
 
 
-def _is_unpaired(sample: Sample) -> bool:
-    """An answer with a label that is true or false; a class (0, 1, 2 ...) beside a question is none."""
-    label, has_answer = sample.get("label"), any(name in sample for name in LABELLED)
-    is_talk = any(isinstance(sample.get(name), list) for name in CONVERSATIONS)
-    flags = (0, 1, -1, "true", "false", "True", "False")
-    return _has_prompt(sample) and (
-        (isinstance(label, bool) and (has_answer or is_talk)) or ("completion" in sample and label in flags)
-    )
+def _listed(name: str, *more: str) -> Callable[[Sample], bool]:
+    return lambda s: list_name(s) == name and _asks(s) and has(*more)(s)
 
 
-FORMATS: tuple[Format, ...] = (
-    Format(
-        "preference", "pairs", lambda s: _has("chosen", "rejected")(s) and _has_prompt(s), preference,
-        "prompt (or question, instruction + input, conversations), chosen, rejected: text, messages or ShareGPT",
-    ),
-    Format(
-        "implicit", "pairs", _has("chosen", "rejected"), implicit,
-        "chosen and rejected without a prompt: it is what both begin with",
-    ),
-    Format(
-        "transcripts", "pairs",
-        lambda s: _has("text", "score")(s) and isinstance(s["text"], list) and isinstance(s["score"], list), transcripts,
-        "text: two dialogues, score: two numbers (HH-RLHF as published)",
-    ),
-    Format(
-        "alpaca_eval", "pairs", _has("output_1", "output_2", "preference"), alpaca_eval,
-        "output_1, output_2, preference from 1 to 2 (AlpacaEval annotations)",
-    ),
-    Format(
-        "pandalm", "pairs", _has("response1", "response2", "annotator1"), pandalm,
-        "response1, response2, annotator1.. (PandaLM test set)",
-    ),
-    Format(
-        "tournament", "completions", lambda s: "completions" in s and _has_prompt(s), tournament,
-        "prompt and completions: a list of {text, model, is_correct, score, rank} (also UltraFeedback)",
-    ),
-    Format(
-        "solutions", "completions", _is_solutions, solutions,
-        "question, ground_truth, and one column {is_correct, solution} per model (GSM8K example solutions)",
-    ),
-    Format(
-        "unpaired", "unpaired", _is_unpaired, unpaired,
-        "prompt and completion (or a conversation that ends with it), label: true where it is desired (KTO)",
-    ),
-    Format(
-        "prompts", "prompts", _has_prompt, questions,
-        "prompt, question, problem, instruction (+ input), messages or turns; answer or gold; a gold solution",
-    ),
+def _is_messages_with_rank(sample: Sample) -> bool:
+    first = sample["completions"][0] if list_name(sample) == "completions" else None
+    return isinstance(first, dict) and isinstance(first.get("completion"), list) and _asks(sample)
+
+
+_TABLE = (
+    # ---- pairs: two answers, told apart by their names
+    Format("openai", "pairs", _is_openai, openai,
+           "input {messages, tools}, preferred_output, non_preferred_output (OpenAI preference files)"),
+    Format("ms_swift", "pairs", _is_swift, ms_swift,
+           "messages that end with the chosen answer, rejected_response or rejected_messages (ms-swift)"),
+    Format("step_dpo", "pairs", lambda s: _both(s) and has("initial_reason_steps")(s) and _asks(s), step_dpo,
+           "chosen and rejected that go on from initial_reason_steps (Step-DPO)"),
+    Format("simpo", "pairs", lambda s: _both(s) and has("all_generated_responses", "all_rm_scores")(s) and _asks(s), simpo,
+           "chosen, rejected, all_generated_responses, all_rm_scores (SimPO on-policy data)"),
+    # ---- pairs: two answers and a verdict
+    Format("arena", "pairs", has("conversation_a", "conversation_b", "winner"), arena,
+           "conversation_a, conversation_b, winner (Chatbot Arena); ties are dropped and counted"),
+    Format("arena_kaggle", "pairs", has("prompt", "response_a", "response_b", "winner_model_a", "winner_model_b"), arena_kaggle,
+           "prompt, response_a, response_b, winner_model_a, winner_model_b, winner_tie (Arena at Kaggle)"),
+    Format("shp", "pairs", has("human_ref_A", "human_ref_B", "labels"), shp,
+           "history, human_ref_A, human_ref_B, labels 1 or 0, score_A, score_B (SHP)"),
+    Format("halos", "pairs", has("output_A", "output_B", "label"), halos,
+           "prompt, output_A, output_B, label 1 or 0, reward_A, reward_B (HALOs)"),
+    Format("webgpt", "pairs", has("answer_0", "answer_1", "score_0", "score_1"), webgpt,
+           "question, answer_0, answer_1, score_0, score_1 (WebGPT comparisons)"),
+    Format("pku", "pairs", has("response_0", "response_1", "better_response_id"), pku,
+           "prompt, response_0, response_1, better_response_id (PKU-SafeRLHF)"),
+    Format("helpsteer", "pairs", _is_helpsteer, helpsteer,
+           "context or prompt, two responses, a strength from -3 to 3 (HelpSteer3, HelpSteer2 preference)"),
+    Format("alpaca_eval", "pairs", _is_alpaca_eval, alpaca_eval,
+           "output_1, output_2, preference from 1 to 2 (AlpacaEval annotations)"),
+    Format("pandalm", "pairs", has("response1", "response2", "annotator1"), pandalm,
+           "response1, response2, annotator1.. (PandaLM test set)"),
+    # ---- exports of annotation tools
+    Format("argilla", "pairs", exports.has_two, exports.argilla,
+           "two answers and votes for one of them (Argilla, records or flat columns)"),
+    Format("label_studio", "pairs", exports.is_pairwise, exports.label_studio,
+           "data with two answers, annotations that select left or right (Label Studio)"),
+    Format("argilla_ratings", "completions", exports.has_ratings, exports.argilla_ratings,
+           "several answers with a rating question each (Argilla by distilabel)"),
+    Format("argilla_rating", "completions", exports.has_rating, exports.argilla_rating,
+           "one answer with ratings (Argilla)"),
+    Format("argilla_label", "unpaired", exports.has_label, exports.argilla_label,
+           "one answer called good or bad (Argilla)"),
+    Format("label_studio_rating", "completions", exports.is_rated, exports.label_studio_rating,
+           "data with one answer, annotations with a rating (Label Studio)"),
+    Format("label_studio_label", "unpaired", exports.is_chosen, exports.label_studio_label,
+           "data with one answer, annotations with a choice, good or bad (Label Studio)"),
+    # ---- pairs of any names
+    Format("transcripts", "pairs",
+           lambda s: has("text", "score")(s) and isinstance(s["text"], list) and isinstance(s["score"], list), transcripts,
+           "text: two dialogues, score: two numbers (HH-RLHF as published)"),
+    Format("preference", "pairs", _sides, preference,
+           "prompt (or question, instruction + input, conversations ...), chosen, rejected (or chosen_response, response_j ...): "
+           "text, messages or ShareGPT"),
+    Format("implicit", "pairs", _both, implicit,
+           "chosen and rejected without a prompt: messages or transcripts that begin with it"),
+    Format("compared", "pairs", lambda s: _asks(s) and _is_compared(s), compared,
+           "two answers named alike (response_a, response_b) and a verdict that names one of them (winner: a)"),
+    # ---- completions
+    Format("nectar", "completions", lambda s: _listed("answers")(s), nectar,
+           "prompt and answers: a list of {answer, model, rank} (Nectar)"),
+    Format("nemo", "completions", _is_messages_with_rank, nemo,
+           "context and completions: a list of {rank, completion: messages} (NeMo RL)"),
+    Format("tournament", "completions", lambda s: "completions" in s and _asks(s), tournament,
+           "prompt and completions: a list of {text, model, is_correct, score, rank} (also UltraFeedback)"),
+    Format("distilabel", "completions", _listed("generations"), distilabel,
+           "instruction, generations, ratings, generation_models (distilabel)"),
+    Format("lists", "completions", lambda s: list_name(s) is not None and _asks(s), ranked,
+           "prompt, responses, scores: lists side by side"),
+    Format("solutions", "completions", _is_solutions, solutions,
+           "question, ground_truth, and one column {is_correct, solution} per model (GSM8K example solutions)"),
+    # ---- one answer
+    Format("kto_tag", "unpaired", lambda s: "kto_tag" in s and "label" not in s and label_name(s) == "kto_tag", kto_tag,
+           "instruction, output (or conversations), kto_tag (LLaMA-Factory)"),
+    Format("unpaired", "unpaired", lambda s: _asks(s) and label_name(s) is not None, unpaired,
+           "prompt and completion (or a conversation that ends with it), label: true where it is desired (KTO), or thumbs"),
+    Format("helpsteer2", "completions", lambda s: has("prompt", "response", "helpfulness")(s), helpsteer2,
+           "prompt, response, helpfulness, correctness, coherence ... (HelpSteer2)"),
+    Format("scored", "completions", lambda s: _asks(s) and score_name(s) is not None, scored,
+           "prompt and one response with a score, rating or reward"),
+    # ---- prompts
+    Format("prompts", "prompts", _asks, questions,
+           "prompt, question, problem, instruction (+ input), messages or turns; answer or gold; a gold solution"),
 )  # fmt: skip
-
-
-_ADDED: dict[str, Format] = {}  # of plug-ins, tried before ours
-_READS: dict[str, tuple[str, ...]] = {}
-KIND = "format"
-
-
-def register_format(
-    name: str, kind: str, fits: Callable[[Sample], bool] | Sequence[str], about: str = ""
-) -> Callable[[Convert], Convert]:
-    """Decorator: `convert(row)` turns a raw row of a form of your own into a row of `kind` (see the top of this file).
-
-    fits: the columns that tell the form, or a function of `Sample`. It goes before the library's own forms. A row that
-    cannot be converted raises `ValueError` with the reason, and is dropped and counted.
-
-    Raises:
-        PrefoptError: the name is taken, or there is no such kind.
-    """
-
-    def register(convert: Convert) -> Convert:
-        origin = origin_of(convert)
-        if kind not in KINDS:
-            raise PrefoptError(f"{origin}: format {name!r}: kind {kind!r}, {nearest(kind, KINDS)}")
-        if any(name == form.name for form in FORMATS):
-            raise PrefoptError(f"{origin}: format {name!r} is built in; choose another name")
-        recognise = fits if callable(fits) else _has(*fits)
-        shown = about or (convert.__doc__ or "").partition("\n")[0]
-        form = Format(name, kind, _guarded(name, recognise), _converting(name, convert), shown)
-        add_part(KIND, name, convert, form, _ADDED)
-        _READS[name] = () if callable(fits) else tuple(fits)
-        return convert
-
-    return register
-
-
-def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(given: Any) -> Any:
-        with told(KIND, name):
-            return function(given)
-
-    return call
-
-
-def _converting(name: str, convert: Callable[[Row], Row]) -> Callable[[Row], Row]:
-    def call(row: Row) -> Row:
-        refused = None
-        with told(KIND, name):
-            try:
-                found = convert(row)
-            except ValueError as error:  # what the author says of a bad row
-                found, refused = {}, str(error) or type(error).__name__
-            if not isinstance(found, dict):
-                raise TypeError(f"gave {found!r}; return a dict with the columns of its kind")
-        if refused is not None:
-            raise BadRow(f"refused by format {name}", refused)
-        return found
-
-    return call
-
-
-def format_digests() -> list[str]:
-    """Digests of the plug-ins that add formats: each has a say in what a file is taken for. For the key of a stage."""
-    return digests(KIND, _ADDED)
-
-
-def all_formats() -> tuple[Format, ...]:
-    """Every format in the order in which they are tried."""
-    return (*_ADDED.values(), *FORMATS)
-
-
-def detect(sample: Sample, kind: str, where: str) -> Format:
-    """The format of a file from its columns; `kind` auto takes the first that fits.
-
-    Raises:
-        PrefoptError: no format fits (columns found and nearest wanted one are named).
-    """
-    fitting = [f for f in all_formats() if kind in ("auto", f.kind) and f.fits(sample)]
-    if not fitting:
-        raise _no_format(sample, kind, where)
-    if kind == "auto" and fitting[0].kind == "prompts":
-        for name in ("chosen", "rejected", "completions"):
-            misspelt = _misspelt(name, sample)
-            if misspelt or name in sample:
-                raise _no_format(sample, "completions" if name == "completions" else "pairs", where)
-    return fitting[0]
-
-
-def _misspelt(name: str, sample: Sample) -> str | None:
-    if name in sample:
-        return None
-    lowered = {
-        found.lower(): found for found in sample if found not in known_names() and found not in COLUMNS
-    }
-    close = difflib.get_close_matches(name, lowered, n=1, cutoff=0.75)
-    return lowered[close[0]] if close else None
-
-
-def _no_format(sample: Sample, kind: str, where: str) -> PrefoptError:
-    wanted = {
-        "pairs": ("chosen", "rejected"),
-        "completions": ("prompt", "completions"),
-        "prompts": ("prompt",),
-        "unpaired": ("prompt", "completion", "label"),
-        "auto": ("prompt", "chosen", "rejected"),
-    }[kind]
-    missing = [name for name in wanted if name not in sample] or list(wanted)
-    near = next(((name, found) for name in missing if (found := _misspelt(name, sample))), None)
-    name, found = near or (missing[0], f"YOUR_{missing[0].upper()}")
-    hint = f"name it with data.columns: {{{found}: {name}}}"
-    found_names = ", ".join(n if n.isprintable() else repr(n) for n in sorted(sample)[:12]) or "none"
-    lacking = "no known format" if kind == "auto" else f"no {kind}"
-    return PrefoptError(
-        f"{where}: {lacking}, column {missing[0]!r} is missing (found: {found_names}); {hint}"
-    )
-
-
-def known_names() -> frozenset[str]:
-    """Every column name that some format reads, for `data.columns`."""
-    return _our_names().union(*_READS.values())
-
-
-@functools.cache
-def _our_names() -> frozenset[str]:
-    more = ("system", "input", "answer", "label", "text", "chosen", "rejected", "completions", "ground_truth")
-    pairs = ("output_1", "output_2", "preference", "response1", "response2", "rank_chosen", "rank_rejected")
-    return frozenset((*PROMPTS, *CONVERSATIONS, *SOLUTIONS, *SCORES, "turns", *more, *pairs))
+FORMATS: dict[str, Format] = {row.name: row for row in _TABLE}

@@ -51,6 +51,8 @@ def read_rows(source: str, split: str | None = None, limit: int | None = None) -
     place = locate(source)
     if isinstance(place, str):
         rows = _hub_rows(place, split)
+    elif place.is_dir():
+        rows = batch_rows(_load_saved(place, split).with_format("arrow").iter(batch_size=BATCH), source)
     else:
         rows = _reader(place, split)
     return itertools.islice(rows, limit)
@@ -66,6 +68,8 @@ def source_digest(source: str, split: str | None = None) -> str:
     if isinstance(place, str):
         return digest("hub", place, split, _load_hub(place, split)._fingerprint)
     try:
+        if place.is_dir():
+            return digest("saved", place.name, _load_saved(place, split)._fingerprint)
         return file_digest(place)
     except OSError as error:
         raise unreadable(place, error) from None
@@ -79,6 +83,8 @@ def locate(source: str) -> Path | str:
     """
     path = _builtin(source) if source.startswith(BUILTIN) else Path(source)
     try:
+        if is_saved(path):
+            return path
         if path.is_dir():
             raise PrefoptError(f"{source}: is a folder; give a data file{_inside(path)}")
         if not path.exists():
@@ -104,15 +110,15 @@ def _builtin(source: str) -> Path:
 
 
 def _missing(source: str, path: Path) -> str:
-    if _HUB_NAME.fullmatch(source) and not _is_known(path):
+    if _HUB_NAME.fullmatch(source) and not is_known(path):
         return source
-    siblings = [p.name for p in path.parent.iterdir() if _is_known(p)] if path.parent.is_dir() else []
+    siblings = [p.name for p in path.parent.iterdir() if is_known(p)] if path.parent.is_dir() else []
     hint = nearest(path.name, siblings[:20]) if siblings else "check the path"
     raise PrefoptError(f"{source}: no such file; {hint}")
 
 
 def _inside(path: Path) -> str:
-    names = sorted(p.name for p in path.iterdir() if _is_known(p))
+    names = sorted(p.name for p in path.iterdir() if is_known(p))
     return f" in it, e.g. {names[0]}" if names else ""
 
 
@@ -126,7 +132,8 @@ def _suffix(path: Path) -> str:
     raise PrefoptError(f"{path}: unknown kind of file; known: {', '.join(READERS)} (text kinds also as .gz)")
 
 
-def _is_known(path: Path) -> bool:
+def is_known(path: Path) -> bool:
+    """Whether a reader knows this kind of file, by its name."""
     try:
         return bool(_suffix(path))
     except PrefoptError:
@@ -148,6 +155,29 @@ def _reader(path: Path, split: str | None) -> Rows:
 def _hub_rows(name: str, split: str | None) -> Rows:
     tables = _load_hub(name, split).with_format("arrow").iter(batch_size=BATCH)
     yield from batch_rows(tables, name)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of the datasets library."""
+    return path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _load_saved(path: Path, split: str | None) -> Dataset:
+    from datasets import Dataset, load_from_disk
+
+    try:
+        found = load_from_disk(str(path))
+    except Exception as error:  # every way in which the library fails, as one line for the user
+        raise PrefoptError(
+            f"{path}: not a readable saved data set ({one_line(error)}); save it again"
+        ) from None
+    if isinstance(found, Dataset):
+        return found
+    if (split or "train") not in found:
+        raise PrefoptError(
+            f"{path}: has no split {split or 'train'!r}; set data.split to one of {', '.join(found)}"
+        )
+    return found[split or "train"]
 
 
 def _load_hub(name: str, split: str | None) -> Dataset:
