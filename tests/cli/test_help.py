@@ -1,6 +1,7 @@
 """Help, both forms of keys, completion, packaged recipes and their schema: every verb by one mechanism."""
 
 import json
+from typing import Literal
 
 import jsonschema
 import pytest
@@ -9,6 +10,7 @@ from command import command
 
 from prefopt.cli import app as cli
 from prefopt.cli.completion import candidates
+from prefopt.cli.help import kind_text
 from prefopt.cli.registry import SETTINGS, Verb
 from prefopt.cli.verbs import MODEL_VERBS, VERBS, stage_of
 from prefopt.cli.words import read_words, settings_paths
@@ -190,3 +192,19 @@ def test_schema_takes_what_is_right_and_refuses_what_is_wrong():
     ):
         assert list(checker.iter_errors(yaml.safe_load(bad))), bad
     assert set(schema["$defs"]["Arm"]["properties"]) == set(ARM_KEYS) <= set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (int, "int"),
+        (tuple[str, ...], "[text, ...]"),
+        (tuple[float, float], "[number, number]"),
+        (list[int], "[int, ...]"),
+        (dict[str, str], "{name: text, ...}"),
+        (str | list[str], "text or [text, ...]"),
+        (Literal["a", "b"], "a|b"),
+    ],
+)
+def test_kinds_in_words(kind, text):
+    assert kind_text(kind) == text

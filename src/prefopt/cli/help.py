@@ -116,7 +116,7 @@ def kind_text(kind: Any) -> str:
         return "|".join(map(str, parts))
     if origin in (Union, types.UnionType):
         return " or ".join(kind_text(part) for part in parts)
-    if origin is list:
+    if origin is list or (origin is tuple and parts[-1:] == (...,)):
         return f"[{kind_text(parts[0])}, ...]"
     if origin is tuple:
         return f"[{', '.join(kind_text(part) for part in parts)}]"
