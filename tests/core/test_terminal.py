@@ -51,7 +51,10 @@ def test_every_way_of_printing_is_escaped(monkeypatch, encoding):
 
     table = Table("head" + HOSTILE)
     table.add_row(HOSTILE)
+    early = logging.getLogger("made.early")
+    early.addHandler(logging.StreamHandler(stream))
     with guarded():
+        early.error(HOSTILE)
         print(HOSTILE)
         typer.echo(HOSTILE)
         sys.stderr.write(HOSTILE)
@@ -59,8 +62,9 @@ def test_every_way_of_printing_is_escaped(monkeypatch, encoding):
         console().print(table)
         console(stderr=True).print(HOSTILE, "schön")
     assert sys.stdout is stream
+    assert early.handlers.pop().stream is stream
     written = raw.getvalue().decode(encoding)
-    assert written.count("\\x1b]0;title") == 7
+    assert written.count("\\x1b]0;title") == 8
     assert not {c for c in written if unicodedata.category(c) == "Cc"} - {"\n"}
     assert "\u202e" not in written
 

@@ -72,6 +72,19 @@ def test_sizes_within_another_config_count_too(folder):
         check_sizes(folder)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"hidden_size": 32}, {"vocab_size": 1}, {"num_hidden_layers": 6}, {"num_hidden_layers": 0}]
+)
+def test_a_config_that_does_not_fit_is_one_line_and_no_report(folder, changes, capfd):
+    edit(folder, **changes)
+    with pytest.raises(PrefoptError) as caught:
+        load_model(folder)
+    line = str(caught.value)
+    assert line.startswith(str(folder))
+    assert "above report" not in line
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_a_model_cut_to_fewer_layers_is_refused(folder, layers):
     edit(folder, num_hidden_layers=layers)

@@ -98,6 +98,13 @@ def test_a_template_that_never_ends_is_an_error(with_template, folder, monkeypat
     assert time.process_time() - start < 5
 
 
+def test_a_template_that_writes_far_too_much_is_an_error(with_template, folder):
+    with pytest.raises(
+        PrefoptError, match=f"{folder}: the chat template writes 30000000 characters for a conv"
+    ):
+        encode_prompt(with_template("{{ 'x' * 30000000 }}"), MESSAGES)
+
+
 def endless():
     while True:
         try:

@@ -8,6 +8,7 @@ that escapes what it draws and still has colours. What the terminal's encoding c
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -95,13 +96,26 @@ def _guard(text: str) -> str:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Within: stdout and stderr escape control characters."""
+    """Within: stdout and stderr escape control characters, also for handlers of logging that hold them already."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (GuardedStream(stream) for stream in before)
+    after = tuple(GuardedStream(stream) for stream in before)
+    _exchange(dict(zip(map(id, before), after, strict=True)))
+    sys.stdout, sys.stderr = after
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
+        _exchange(dict(zip(map(id, after), before, strict=True)))
+
+
+def _exchange(streams: dict[int, Any]) -> None:
+    """Give every handler of logging that writes to one of the streams (by id) the other one."""
+    loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
+    handlers = [handler for logger in loggers for handler in getattr(logger, "handlers", ())]
+    for handler in handlers:
+        held = vars(handler).get("stream")  # one that is looked up at every line needs nothing
+        if isinstance(handler, logging.StreamHandler) and id(held) in streams:
+            handler.setStream(streams[id(held)])
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import PrefoptError, out_of_memory
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -100,9 +100,11 @@ def put_in(model: PreTrainedModel, path: Path) -> PreTrainedModel:
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             adapted: Any = PeftModel.from_pretrained(model, str(path), use_safetensors=True)
             merged = merged_weights(adapted)
-    except (PrefoptError, MemoryError, torch.OutOfMemoryError):
+    except PrefoptError:
         raise
     except Exception as error:  # peft has no common class of errors
+        if out_of_memory(error):
+            raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise PrefoptError(
             f"{path}: the adapter does not go into its base ({reason.strip()}); give the model it was trained on"

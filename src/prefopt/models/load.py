@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import PrefoptError, out_of_memory
 from prefopt.models.adapters import VOLATILE as ADAPTER_VOLATILE
 from prefopt.models.adapters import WEIGHTS, adapter_settings, base_of, is_adapter, put_in, quantization
 from prefopt.models.bounds import check_sizes, check_unused
@@ -273,22 +273,28 @@ def _told(path: Path, what: str) -> Iterator[None]:
     """Whatever a loader raises becomes one line with the path (safetensors errors have no common base)."""
     try:
         yield
-    except (PrefoptError, MemoryError, torch.OutOfMemoryError):
+    except PrefoptError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "ignore_mismatched_sizes" in reason:  # it points to a report on the terminal
+            reason = "sizes in config.json are not those of the weights"
         raise PrefoptError(f"{path}: the {what} cannot be loaded ({reason.strip()}); save it anew") from None
 
 
 @contextmanager
 def no_progress_bar() -> Iterator[None]:
-    """Without the bars that transformers shows for every load and save; as before afterwards."""
+    """Without the bars and reports that transformers shows for every load and save; as before afterwards."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is wrong is an error line of ours
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()

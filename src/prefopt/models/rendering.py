@@ -20,7 +20,8 @@ Message = Mapping[str, Any]
 Content = str | Sequence[Message]
 
 REFUSED = "refused by the chat template"
-SECONDS = 5.0  # of computing, for one conversation; the longest of real templates take milliseconds
+SECONDS = 2.0  # of computing, for one conversation; the longest of real templates take milliseconds
+LONGEST = 4_000_000  # characters of a conversation, about a million tokens
 # what the rendering itself decides; a row's chat_template_kwargs may not
 RESERVED = frozenset({
     "add_generation_prompt",
@@ -74,6 +75,8 @@ def render(
         raise PrefoptError(f"chat_template_kwargs may not set {reserved[0]!r}; remove it from the row")
     try:
         return _apply(tokenizer, messages, tools, kwargs, generation)
+    except PrefoptError:
+        raise
     except OutOfTime:
         raise PrefoptError(
             f"{folder_of(tokenizer)}: the chat template does not end: more than {SECONDS:g} s for one conversation; mend "
@@ -111,6 +114,14 @@ def _apply(
             tokenize=False,
             add_generation_prompt=generation,
             **kwargs,
+        )
+    given = sum(len(message["content"]) for message in plain if isinstance(message.get("content"), str))
+    if (
+        len(text) > LONGEST and len(text) > 10 * given
+    ):  # it would be cut or dropped, after minutes of tokenizing
+        raise PrefoptError(
+            f"{folder_of(tokenizer)}: the chat template writes {len(text)} characters for a conversation of {given}; mend "
+            "chat_template.jinja"
         )
     return str(text)
 
