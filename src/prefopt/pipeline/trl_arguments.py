@@ -18,6 +18,8 @@ from prefopt.losses import LOSSES
 logger = logging.getLogger("prefopt")
 # their defaults are not ours, so that they are taken over even where nothing was set
 ALWAYS = ("learning_rate", "num_train_epochs", "lr_scheduler_type", "warmup_steps", "logging_steps")
+# recomputing activations under its two names: newer releases of transformers warn of the older one
+RECOMPUTE = ("gradient_checkpointing", "activation_checkpointing")
 BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 # how, not what
 WITHOUT_EFFECT = frozenset({
@@ -38,6 +40,7 @@ WITHOUT_EFFECT = frozenset({
     "average_tokens_across_devices",
     "label_names",
     "include_num_input_tokens_seen",
+    *RECOMPUTE,
     "use_liger_kernel",
 })  # fmt: skip
 LOSS = (
@@ -68,6 +71,8 @@ def converted(args: TrainingArguments, kind: type) -> tuple[dict[str, Any], Any]
     found["pairs_per_step"] = (
         args.per_device_train_batch_size * args.gradient_accumulation_steps * max(1, args.world_size)
     )
+    if any(getattr(args, name, False) for name in RECOMPUTE):
+        found[next(name for name in reversed(RECOMPUTE) if name in known)] = True
     if not of_dpo:
         return found, None
     return found | _renamed(args), _loss(args)
