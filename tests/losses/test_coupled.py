@@ -43,7 +43,9 @@ def test_the_moments_of_bco_carry_no_gradient():
     reward = beta * (data["completion"] - data["ref_completion"])
     d = 0.5 * reward[label].mean() + 0.5 * reward[~label].mean()
     z = torch.where(label, reward - d, d - reward)
-    torch.testing.assert_close(found, beta * (1.0 - 2.0 * label.double()) * torch.sigmoid(-z), rtol=1e-10, atol=0)
+    torch.testing.assert_close(
+        found, beta * (1.0 - 2.0 * label.double()) * torch.sigmoid(-z), rtol=1e-10, atol=0
+    )
 
 
 @pytest.mark.parametrize("name", ["bco_pair", "aot", "aot_unpaired"])

@@ -66,13 +66,14 @@ def _settings(verb: Verb) -> Iterator[str]:
     except ModuleNotFoundError as error:
         yield from wrapped(f"(listed when {error.name} is installed: pip install 'prefopt[suite]')", 2)
         return
-    yield from _fields(kind, "--")
+    yield from _fields(kind, "--", frozenset(verb.signature.fields))
 
 
-def _fields(kind: type[BaseModel], prefix: str) -> Iterator[str]:
-    """The entries of a settings class; those of a field that has settings of its own follow it."""
+def _fields(kind: type[BaseModel], prefix: str, said: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The entries of a settings class; those of a field that has settings of its own follow it. said: options above."""
     for name, info in kind.model_fields.items():
-        yield from _entry(name, info, prefix)
+        if name not in said:
+            yield from _entry(name, info, prefix)
         inner = model_of(info.annotation)
         if inner is not None:
             yield from _fields(inner, f"{prefix}{name}.")
