@@ -21,7 +21,7 @@ random: setup
 	$(BIN)/python -m pytest -p randomly --quiet --numprocesses auto --maxprocesses 4 --dist loadgroup
 
 chaos: setup
-	$(BIN)/python tests/chaos/everything.py
+	$(BIN)/python tests/chaos/everything.py --jobs 2
 	$(BIN)/python tools/reliability.py
 
 lint: setup

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -76,25 +78,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
     parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes side by side, each with kinds of its own"
+    )
     options = parser.parse_args()
-    found = json.loads(options.output.read_text()) if options.output.is_file() else {}
+    if options.jobs > 1:
+        sys.exit(side_by_side(options.only, options.output, options.jobs))
+    sys.exit(1 if attempt(options.only, options.output) else 0)
+
+
+def attempt(kinds: Sequence[str], output: Path) -> int:
+    """Try these kinds, add their figures to the file after each; how many attempts went wrong."""
     wrong = 0
     with tempfile.TemporaryDirectory() as folder, Host(Path(folder) / "scratch") as host:
         world = build_world(Path(folder) / "world", host)
-        for name in options.only:
-            if name == "full disks" and not limits.may_mount(Path(folder)):
-                print(
-                    "full disks: left out, a small file system can be mounted by root alone", file=sys.stderr
-                )
+        for name in kinds:
+            if name in MOUNTED and not limits.may_mount(Path(folder)):
+                print(f"{name}: left out, a small file system can be mounted by root alone", file=sys.stderr)
                 continue
             start = time.perf_counter()
             figures = KINDS[name](world, Path(folder) / name.replace(" ", "-"))
-            found[name] = figures.as_json()
             wrong += len(figures.wrong)
             print(f"{name} ({time.perf_counter() - start:.0f} s): {figures.shown()}", flush=True)
-            ordered = {kind: found[kind] for kind in KINDS if kind in found}
-            options.output.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
-    sys.exit(1 if wrong else 0)
+            add(output, {name: figures.as_json()})
+    return wrong
+
+
+def add(output: Path, figures: dict[str, Any]) -> None:
+    """Put figures into the file, kinds in their order."""
+    found = (json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {}) | figures
+    ordered = {kind: found[kind] for kind in KINDS if kind in found}
+    output.write_text(json.dumps(ordered, indent=2) + "\n", encoding="utf-8")
+
+
+def side_by_side(kinds: Sequence[str], output: Path, jobs: int) -> int:
+    """The kinds in several processes; the largest exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        shares = [kinds[k::jobs] for k in range(jobs) if kinds[k::jobs]]
+        parts = [Path(folder) / f"{k}.json" for k in range(len(shares))]
+        command = [sys.executable, __file__, "--output"]
+        running = [
+            subprocess.Popen([*command, str(part), "--only", *share])
+            for part, share in zip(parts, shares, strict=True)
+        ]
+        code = max(process.wait() for process in running)
+        for part in parts:
+            add(output, json.loads(part.read_text(encoding="utf-8")) if part.is_file() else {})
+    return code
 
 
 if __name__ == "__main__":
