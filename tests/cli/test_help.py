@@ -209,3 +209,9 @@ def test_schema_takes_what_is_right_and_refuses_what_is_wrong():
 )
 def test_kinds_in_words(kind, text):
     assert kind_text(kind) == text
+
+
+def test_plugins_are_an_option_of_every_verb():
+    assert "--plugins [text, ...]" in command("help", "select").stdout
+    assert command("help", "run").stdout.count("  --plugins ") == 1
+    assert "--plugins" in candidates(TOP, ["select", "--pl"])

@@ -148,7 +148,7 @@ def test_installed_packages_are_loaded_by_their_entry_point(plug_in, monkeypatch
     plug_in("installed_one/__init__.py", "")
     point = importlib.metadata.EntryPoint("one", "installed_one", GROUP)
     asked = []
-    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: asked.append(group) or [point])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: asked.append(group) or [point])
     monkeypatch.setitem(plugins._INSTALLED, "loaded", False)
     monkeypatch.syspath_prepend(".")
     load_plugins([])
@@ -160,7 +160,7 @@ def test_installed_packages_are_loaded_by_their_entry_point(plug_in, monkeypatch
 def test_an_installed_plug_in_that_fails_is_named_every_time(plug_in, monkeypatch):
     plug_in("installed_bad/__init__.py", "raise RuntimeError('too old')\n")
     point = importlib.metadata.EntryPoint("bad", "installed_bad", GROUP)
-    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [point])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
     monkeypatch.setitem(plugins._INSTALLED, "loaded", False)
     monkeypatch.syspath_prepend(".")
     for _ in range(2):

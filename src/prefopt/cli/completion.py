@@ -60,7 +60,7 @@ def candidates(top: Group, words: Sequence[str]) -> list[str]:
 def _options(verb: Verb) -> Iterator[str]:
     from prefopt.cli.words import settings_paths
 
-    yield "--help"
+    yield from ("--help", "--plugins")
     for name in verb.signature.fields:
         if name not in verb.signature.positional:
             yield f"--{name.replace('_', '-')}"

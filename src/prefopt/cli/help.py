@@ -32,6 +32,8 @@ def verb_help(verb: Verb) -> str:
     lines += ["options:"]
     for name, info in fields.items():
         lines += _entry(name.replace("_", "-"), info, "--", flag=info.annotation is bool)
+    if verb.path != ("run",):  # there they are a setting; everywhere else loaded before the settings are read
+        lines += ["  --plugins [text, ...]", *wrapped("modules and files of your own (docs/extending.md)", 6)]
     lines += ["  -h, --help", "      show this text"]
     if verb.is_open:
         lines += ["", *_settings(verb)]

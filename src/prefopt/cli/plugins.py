@@ -18,7 +18,7 @@ def without_plugins(words: Sequence[str]) -> list[str]:
     Raises:
         PrefoptError: a plug-in that is not there or fails; names file and line.
     """
-    if not words or words[0] == "run":
+    if not words or words[0] == "run" or words[0].startswith("-"):
         return list(words)
     rest, named = split_plugins(words)
     load_plugins(named)

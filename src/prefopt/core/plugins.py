@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, TypeVar
@@ -213,6 +212,8 @@ def load_installed() -> None:
     if _INSTALLED["loaded"]:
         return
     _INSTALLED["loaded"] = True
+    from importlib import metadata  # late: it is a third of the time that --help takes
+
     for point in metadata.entry_points(group=GROUP):
         try:
             point.load()
