@@ -14,7 +14,7 @@ from prefopt.engines import ENGINES
 from prefopt.judges import JUDGES
 from prefopt.losses import table as losses
 from prefopt.rules.selection import RULES
-from prefopt.stages.data.reading import formats
+from prefopt.stages.data.reading import added
 from prefopt.verify.verifiers import VERIFIERS
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ BLOCK = re.compile(
 )
 TABLES = {
     "loss": losses._BY_NAME, "judge": JUDGES, "engine": ENGINES, "verifier": VERIFIERS, "rule": RULES,
-    "format": formats._ADDED,
+    "format": added._ADDED,
 }  # fmt: skip
 
 
