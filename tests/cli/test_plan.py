@@ -1,12 +1,11 @@
 """`prefopt run --dry-run`: the plan is what the run does, its counts bound what comes, and nothing is written."""
 
 import json
-import math
+from functools import partial
 
 import pytest
 import torch
 from command import command
-from transformers import get_scheduler
 
 from prefopt.core.errors import PrefoptError
 from prefopt.models.find import resolve_model
@@ -21,6 +20,7 @@ from prefopt.pipeline.recipe import load_recipe
 from prefopt.stages.train.settings import LoraSettings, TrainConfig
 from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import file_digest
+from prefopt.training.schedule import rate, warm_steps
 
 BASE = "builtin:quickstart/base"
 
@@ -80,7 +80,7 @@ def test_times_and_memory_are_told_with_their_rule(tmp_path):
     assert "model: 794,752 parameters, float32, 3.18 MB" in text
     assert "at most 12 rows" in text
     assert "120 steps of 16 on at most" in text
-    assert "learning rate at each tenth: 0.0e+00 3.0e-04 2.7e-04" in text
+    assert "learning rate at each tenth: 2.5e-05 3.0e-04 2.7e-04" in text
     assert (
         "memory: 12.7 MB and activations (weights 3.18 MB, gradients 3.18 MB, Adam's moments 6.36 MB)" in text
     )
@@ -115,18 +115,20 @@ def test_models_of_the_hub_are_not_fetched_and_tiny_is_not_built(tmp_path, done)
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 @pytest.mark.parametrize("warmup", [0, 0.1, 7])
 def test_learning_rates_are_those_of_the_trainer(schedule, warmup):
+    """The trainer's scheduler, stepped; the plan shows the first step, those at the tenths, and the last."""
     config = TrainConfig(schedule=schedule, warmup=warmup, learning_rate=2e-5)
+    steps = 43
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2e-5)
     kind = {"constant": "constant_with_warmup"}.get(schedule, schedule)
-    steps = 43
-    warm = math.ceil(steps * warmup) if warmup < 1 else warmup
-    scheduler = get_scheduler(kind, optimizer, num_warmup_steps=warm, num_training_steps=steps)
+    shares = partial(rate, kind, steps=steps, warm=warm_steps(warmup, steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shares)
     rates = []
-    for _ in range(steps + 1):
+    for _ in range(steps):
         rates.append(scheduler.get_last_lr()[0])
         optimizer.step()
         scheduler.step()
-    assert learning_rates(config, steps) == pytest.approx([rates[round(steps * k / 10)] for k in range(11)])
+    wanted = [rates[min(round(steps * k / 10), steps - 1)] for k in range(11)]
+    assert learning_rates(config, steps) == pytest.approx(wanted)
 
 
 def test_sizes_are_those_of_the_model():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.training.schedule import rate, warm_steps
 
 if TYPE_CHECKING:
     import torch
@@ -104,21 +105,10 @@ def training_bytes(size: ModelSize, config: TrainConfig) -> dict[str, int]:
 
 
 def learning_rates(config: TrainConfig, steps: int, parts: int = 10) -> list[float]:
-    """The learning rate at the beginning and after each tenth of the steps; the same as transformers' schedules."""
-    warm = math.ceil(steps * config.warmup) if config.warmup < 1 else int(config.warmup)
-    return [
-        config.peak_rate * _rate(config.schedule, round(steps * k / parts), steps, warm)
-        for k in range(parts + 1)
-    ]
-
-
-def _rate(schedule: str, step: int, steps: int, warm: int) -> float:
-    if step < warm:
-        return step / max(1, warm)
-    if schedule == "constant":
-        return 1.0
-    done = (step - warm) / max(1, steps - warm)
-    return max(0.0, 1 - done) if schedule == "linear" else max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
+    """The learning rate of the first step and of the one at each tenth of the steps; the last is the last step's."""
+    warm = warm_steps(config.warmup, steps)
+    places = [min(round(steps * k / parts), max(0, steps - 1)) for k in range(parts + 1)]
+    return [config.peak_rate * rate(config.schedule, place, steps, warm) for place in places]
 
 
 @dataclass(frozen=True)

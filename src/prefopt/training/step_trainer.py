@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from prefopt.training.callbacks import EarlyStop, Flow
 from prefopt.training.collate import Example, Examples, Share, ShareCollator, StepLoader, StepSampler
 from prefopt.training.forward import Table, joined
 from prefopt.training.rows import RowCollator
+from prefopt.training.schedule import SCHEDULES, rate, warm_steps
 from prefopt.training.settings import PreferenceConfig
 
 logger = logging.getLogger("prefopt.train")
@@ -72,6 +74,26 @@ class StepTrainer(Trainer):
     def score_step(self, share: Share, roles: Sequence[str]) -> Table:
         """The rows of a step with their losses, without gradient. roles: of the answers they have."""
         raise NotImplementedError
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The schedules of `training.schedule`, whose first step trains; any other is transformers' own."""
+        name = getattr(self.args.lr_scheduler_type, "value", self.args.lr_scheduler_type)
+        if self.lr_scheduler is not None or name not in SCHEDULES:  # type: ignore[has-type]
+            return super().create_scheduler(num_training_steps, optimizer)
+        warm = warm_steps(self.args.warmup_steps, num_training_steps)
+        if self.args.warmup_steps >= 1 and warm < self.args.warmup_steps:
+            logger.warning(
+                "warmup: %d steps of a training of %d; %d are taken",
+                self.args.warmup_steps,
+                num_training_steps,
+                warm,
+            )
+        shares = partial(rate, name, steps=num_training_steps, warm=warm)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, shares)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     # ---- data -------------------------------------------------------------------------------------------------
 

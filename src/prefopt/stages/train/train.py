@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prefopt.core.errors import PrefoptError
 from prefopt.core.plugins import digests
 from prefopt.stages.stage import Stage
+from prefopt.stages.train.few import counts_of, few_rows
 from prefopt.stages.train.settings import CALLBACKS, FIXED, LoraSettings, TrainConfig, trainer_settings
 from prefopt.tables.context import Context
 from prefopt.tables.folder import WORK, StageFolder, StageOutput, is_first_process
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from prefopt.training.trainer import PreferenceTrainer
 
+logger = logging.getLogger("prefopt.train")
 DONE = "trained.json"
 PAIRS_WANTED = "the loss reads pairs, but the data is unpaired; take train.loss kto, bco or apo_zero_unpaired"
 
@@ -96,6 +99,7 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
         )
         history = history_rows(trainer.state.log_history)
         quality = _quality(config, trainer, history) | {"truncated": parts["truncated"]}
+        quality["warnings"] = [*parts["few"], *quality["warnings"]]
         _write(trainer, tokenizer, config, context.model, folder, quality)
         trainer.accelerator.wait_for_everyone()
     return {"history": history, "dropped": dropped, "quality": quality}
@@ -128,6 +132,11 @@ def _encode(
         )
     if not any(example.weight > 0 for example in parts["train"]):
         raise PrefoptError("train: every pair has weight 0; see the settings of `weight`")
+    held_out = (str(row.get("prompt_id")) for row in rows if row.get("split") == "eval")
+    unpaired = config.loss_sum.kind == "unpaired"
+    parts["few"] = few_rows(counts_of(parts["train"], held_out, unpaired=unpaired))
+    for text in parts["few"] if is_first_process() else ():
+        logger.warning("train: %s", text)
     return parts
 
 
