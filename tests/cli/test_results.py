@@ -47,9 +47,8 @@ def test_results_of_every_stage_are_told(done):
     told = {
         path.name[3:]: result_lines(StageFolder(path))
         for path in folder.glob("0*-*")
-        if path.name != "00-model"
+        if path.is_dir() and path.name != "00-model"
     }
-    told.pop("sample")
     assert set(told) == set(LINES) - {"sample", "train-reward"}
     assert all(lines for lines in told.values()), told
     select = StageFolder(folder / "05-select").manifest["quality"]["counts"]
