@@ -31,7 +31,7 @@ lint: setup
 
 # into build/site; a warning is an error, nothing is fetched
 docs: $(VENV)/docs.done
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo build/site/index.html
 
 $(VENV)/bin/python:

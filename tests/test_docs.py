@@ -232,7 +232,10 @@ def test_links_that_leave_the_pages_are_followed_on_the_site():
         "[a](source/src/prefopt/rules/order.py.md) [b](losses.md#x) [c](https://d.e) [f](index.md) [g](#h)"
     )
     assert site.relink("[a](docs/losses.md)", ROOT, "project/CHANGELOG.md") == "[a](../losses.md)"
-    assert site.project_files()["source/tools/layout.py.md"] == "tools/layout.py"
+    shown = site.project_files()
+    assert shown["source/tools/layout.py.md"] == "tools/layout.py"
+    assert shown["source/examples/README.md.md"] == "examples/README.md"
+    assert shown["source/examples/plugin.py.md"] == "examples/plugin.py"  # linked from the page before
 
 
 def test_parts_of_a_page_from_elsewhere_are_found():

@@ -30,11 +30,12 @@ LANGUAGES = {
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 # page -> title and the modules whose public names it shows
 REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
+    "face": ("The public face", ("pipeline.face", "pipeline.functions", "pipeline.trainer")),
     "pure": (
         "Losses and rules",
         (
             *("losses.pairwise", "losses.unpaired", "losses.regularizers", "losses.mirror", "losses.links"),
-            *("losses.loss", "losses.recipe", "losses.table", "rules.selection", "rules.weights", "rules.pairing"),
+            *("losses.loss", "losses.recipe", "losses.added", "losses.table", "rules.selection", "rules.weights", "rules.pairing"),
             *("rules.tournament", "rules.standing", "rules.intervals"),
         ),
     ),
@@ -49,7 +50,11 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "parts": (
         "Judges, engines, verifiers",
-        ("judges", "judges.parse", "judges.prompt", "engines", "engines.fake", "verify", "verify.answers", "tools.check.check"),
+        (
+            *("core.plugins", "judges", "judges.verdicts", "judges.added", "judges.parse", "judges.prompt", "engines"),
+            *("engines.protocol", "engines.added", "engines.fake", "verify", "verify.verifiers", "verify.answers"),
+            *("tools.check.check", "tools.judge_check"),
+        ),
     ),
     "training": (
         "Models, scoring, training",
@@ -152,17 +157,17 @@ def _cell(text: str) -> str:
 
 
 def project_files() -> dict[str, str]:
-    """Page of the site -> the project's file that it shows: prose, and whatever the pages link to outside of docs/."""
-    found = {("index.md" if name == "README.md" else f"project/{name}"): name for name in PROSE}
-    sources = [(DOCS, page.read_text(encoding="utf-8")) for page in sorted(DOCS.glob("*.md"))]
-    sources += [(ROOT, (ROOT / name).read_text(encoding="utf-8")) for name in PROSE]
-    for folder, text in sources:
-        for _, link, _ in LINK.findall(text):
-            path = _inside(folder, link)
-            if path and path.is_file() and DOCS not in path.parents and path.name not in PROSE:
-                name = path.relative_to(ROOT).as_posix()
-                found[_page_of(name)] = name
-    return found
+    """Page of the site -> the project's file that it shows: prose, and whatever pages link to outside of docs/."""
+    todo = [*sorted(DOCS.glob("*.md")), *(ROOT / name for name in PROSE)]
+    seen = set(todo)
+    for page in todo:  # grows: pages that are shown have links too
+        for _, link, _ in LINK.findall(page.read_text(encoding="utf-8")) if page.suffix == ".md" else ():
+            path = _inside(page.parent, link)
+            if path and path.is_file() and DOCS not in path.parents and path not in seen:
+                seen.add(path)
+                todo.append(path)
+    names = [path.relative_to(ROOT).as_posix() for path in todo if DOCS not in path.parents]
+    return {_page_of(name): name for name in names}
 
 
 def _page_of(name: str) -> str:
