@@ -3,7 +3,7 @@
 import prefopt
 from prefopt.recipes.quickstart.task import prompts
 
-SHORT = {"max_length": 96, "pairs_per_step": 8, "steps": 20, "learning_rate": 1e-4}
+SHORT = {"max_length": 96, "pairs_per_step": 8, "steps": 10, "learning_rate": 1e-4}
 recipe = {
     "name": "example",
     "model": "builtin:quickstart/base",
@@ -13,14 +13,14 @@ recipe = {
     "select": {"rule": "top", "fraction": 0.5},
     "weight": {"scheme": "difficulty"},
     "train": SHORT,
-    "evaluate": {"data": {"path": "builtin:quickstart/test.jsonl", "limit": 40}, "max_new_tokens": 64},
+    "evaluate": {"data": {"path": "builtin:quickstart/test.jsonl", "limit": 20}, "max_new_tokens": 64},
     "arms": {
         "dpo": {"select": None, "weight": None},
         "full": {"train": {**SHORT, "loss": [{"name": "dpo"}, {"name": "nll", "scale": 10.0}]}},
     },
 }
 
-run = prefopt.run(recipe, "runs/example", data=prompts("train", 60, seed=1))
+run = prefopt.run(recipe, "runs/example", data=prompts("train", 40, seed=1))
 
 for arm, figures in run.summary["accuracy"].items():
     print(f"{arm:5} {100 * figures['mean']:.1f}% [{100 * figures['low']:.1f}, {100 * figures['high']:.1f}]")

@@ -5,6 +5,7 @@ import importlib.util
 import re
 import shlex
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -275,6 +276,7 @@ def test_command_lines_name_verbs_and_options_that_exist(page):
     top = read_app(app)
     for line in _command_lines(page):
         words = shlex.split(line, comments=True)[1:]
+        words = list(takewhile(lambda word: word not in (">", ">>", "|", "&&", "&"), words))
         entry = top
         while isinstance(entry, Group) and words and words[0] in entry.verbs:
             entry = entry.verbs[words.pop(0)]
