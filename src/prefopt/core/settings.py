@@ -195,6 +195,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Dotted names of the settings whose values differ, also those that only one of the two has."""
+    found = []
+    for key in [*now, *(key for key in before if key not in now)]:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += [f"{key}.{inner}" for inner in changed_keys(old, new)]
+        elif old != new:
+            found.append(key)
+    return found
+
+
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """`["--train.beta", "0.05", "--strict=true"]` -> `{"train": {"beta": 0.05}, "strict": True}`.
 

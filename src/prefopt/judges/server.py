@@ -19,8 +19,8 @@ from prefopt.engines.replies import kept_reply
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
 from prefopt.judges.parse import parse_verdict
 from prefopt.judges.prompt import REASONED, load_prompt, texts_of
-from prefopt.tables.folder import WORK
 from prefopt.tables.journal import Journal
+from prefopt.tables.owned import WORK
 from prefopt.tables.records import digest
 
 if TYPE_CHECKING:

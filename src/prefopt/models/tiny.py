@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.core.errors import PrefoptError, no_space
 from prefopt.models.load import no_progress_bar
+from prefopt.models.tiny_folder import clear_tiny, has_tiny, mark_tiny
 from prefopt.tables.progress import progress
-from prefopt.tables.records import Row, digest, rows_of, write_json
+from prefopt.tables.records import Row, digest, rows_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-MARKER = "tiny.json"
 TEXT_COLUMNS = ("prompt", "gold_completion", "chosen", "rejected", "completion")
 ANSWER_COLUMNS = ("gold_completion", "chosen", "gold", "completion")
 
@@ -88,12 +88,12 @@ def build_tiny(
         PrefoptError: `directory` holds something else, or a warm-up without answers.
     """
     key = key or digest("tiny", list(texts), seed, vocab_size, warmup[0], [list(pair) for pair in warmup[1]])
-    if _key_of(directory) == key:
+    if has_tiny(directory, key):
         return directory
     part = directory.with_name(f".{directory.name}.tmp")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _clear(directory)
+        clear_tiny(directory)
         part.mkdir(parents=True)
         tokenizer = make_tokenizer(texts, vocab_size)
         model = make_model(tokenizer, seed)
@@ -101,7 +101,7 @@ def build_tiny(
         tokenizer.save_pretrained(part)
         with no_progress_bar():
             model.save_pretrained(part)
-        write_json(part / MARKER, {"key": key})
+        mark_tiny(part, key)
         os.replace(part, directory)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
@@ -288,25 +288,3 @@ def _answers(rows: Sequence[Row]) -> Iterator[tuple[Row, Any]]:
         if answer is not None and name not in seen and row.get("label") is not False:  # desired ones only
             seen.add(name)
             yield row, answer
-
-
-def _key_of(directory: Path) -> Any:
-    import json
-
-    try:
-        marker: Mapping[str, Any] = json.loads((directory / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return marker.get("key")
-
-
-def _clear(directory: Path) -> None:
-    """Remove an earlier smoke model (moved aside first, so that a kill leaves no half of it); other things stay."""
-    aside = directory.with_name(f".{directory.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
-    if not directory.exists():
-        return
-    if not (directory / MARKER).exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise PrefoptError(f"{directory}: holds something else; choose another --output or remove it")
-    os.replace(directory, aside)
-    shutil.rmtree(aside)

@@ -43,7 +43,9 @@ class TinyConfig(Config):
 class Recipe(Config):
     """All settings of a run. A stage set to null is skipped."""
 
-    name: str = Field("run", pattern=r"^[\w.-]+$", description="name of the run; its folder is runs/NAME")
+    name: str = Field(
+        "run", pattern=r"^\.*[\w-][\w.-]*$", description="name of the run; its folder is runs/NAME"
+    )
     about: str = Field("", description="one sentence for the report")
     plugins: list[str] = Field(
         [], description="modules and files that add losses, judges, verifiers, ... (docs/extending.md)"

@@ -10,8 +10,6 @@ rounds of a recipe of several (`prefopt.pipeline.rounds`) at `rounds/K/NN-name/`
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,16 @@ from typing import Any
 
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import notice
+from prefopt.pipeline.folder import (
+    MODEL_FOLDER,
+    SUMMARY,
+    TEST_FOLDER,
+    check_run,
+    enter_run,
+    forget_summary,
+    remove_stale,
+)
 from prefopt.pipeline.obstacles import check_columns, check_losses, check_served
 from prefopt.pipeline.recipe import BASE, Recipe, resolve_arms
 from prefopt.pipeline.rounds import Round, check_rounds, round_home, train_inputs
@@ -36,6 +44,8 @@ from prefopt.stages.train import train
 from prefopt.stages.train.settings import CALLBACKS
 from prefopt.stages.weight import weight
 from prefopt.tables.context import Context
+from prefopt.tables.lock import working_in
+from prefopt.tables.owned import read_json
 from prefopt.tables.progress import within
 from prefopt.tables.records import digest, is_writable, write_json
 
@@ -77,6 +87,12 @@ class Run(Ledger):
     skip: Callable[[Run, Stage, Path, str], None] = field(default=lambda *skipped: write_skip(*skipped))
     prepare: Callable[[Run, Done], None] = field(default=lambda *given: prepare_model(*given))
 
+    def begin(self) -> None:
+        """Before a stage's work: the summary of what was there does not hold any longer."""
+        if not self.worked:
+            forget_summary(self.root)
+        super().begin()
+
 
 @dataclass(frozen=True)
 class Walked:
@@ -93,28 +109,46 @@ def run(
     *,
     strict: bool = False,
     retry_failed: bool = False,
+    overwrite: bool = False,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Run all arms of a recipe; returns what `summary.json` says. callbacks: of transformers' Trainer, for every training.
 
     A killed run started again with the same recipe and folder continues and ends with the same tables and models.
+    One process at a time works in the folder, which is new, empty or this recipe's (`prefopt.pipeline.folder`).
     retry_failed: rows that a server gave up on are asked again in stages that are finished; what follows is done anew.
+    overwrite: another recipe's run in the folder is replaced.
 
     Raises:
-        PrefoptError: bad input or settings, with the remedy.
+        PrefoptError: bad input or settings, with the remedy; another process or another recipe's run in the folder.
     """
+    check_run(output, recipe, overwrite=overwrite)
+    with working_in(output):
+        changed = check_run(output, recipe, overwrite=overwrite)
+        resolve_arms(recipe)
+        enter_run(output, recipe, changed)
+        state = Run(root=output, recipe=recipe, strict=strict, retry_failed=retry_failed, callbacks=callbacks)
+        return _run(state)
+
+
+def _run(state: Run) -> dict[str, Any]:
+    """Walk the arms, remove what is no longer theirs, write the summary."""
     from prefopt.report.summary import summarize
 
     start = time.perf_counter()
-    state = Run(root=output, recipe=recipe, strict=strict, retry_failed=retry_failed, callbacks=callbacks)
+    output, recipe = state.root, state.recipe
     walked = walk(state)
-    if retry_failed and not state.reopened:
-        print(f"{output}: no failed rows; nothing was asked again", file=sys.stderr)
+    if state.retry_failed and not state.reopened:
+        notice(f"{output}: no failed rows; nothing was asked again")
+    remove_stale(output, BY_NAME, state.used, tiny=recipe.model == "tiny")
     seconds = time.perf_counter() - start
     chains = {name: chain[-1] for name, chain in walked.rounds.items()}
     summary = summarize(output, recipe, chains, walked.evaluated, seconds, walked.by_round)
-    if is_writable(output):  # a finished run may lie on a disk that is not
-        write_json(output / "summary.json", summary)
+    before = read_json(output / SUMMARY)
+    if not state.worked and before is not None:
+        summary["seconds"] = before.get("seconds", summary["seconds"])  # those of the work itself
+    if summary != before and is_writable(output):  # a finished run may lie on a disk that is not
+        write_json(output / SUMMARY, summary)
     return summary
 
 
@@ -204,7 +238,7 @@ def prepare_model(state: Run, source: Done) -> None:
         from prefopt.models.tiny import build_tiny_for
 
         tiny = state.recipe.tiny
-        directory = state.root / "00-model"
+        directory = state.root / MODEL_FOLDER
         key = digest("tiny", tiny.model_dump(), state.recipe.seed, source.key, __version__)
         build_tiny_for(
             source.folder.table(),
@@ -276,8 +310,10 @@ def _skip_reason(stage: Stage, config: Any, kind: str) -> str:
 def write_skip(state: Run, stage: Stage, home: Path, reason: str) -> None:
     """The reason, beside the place of the stage's folder: there is a folder only where a stage did some work."""
     path, said = home / f"{stage.folder_name}.skipped.json", {"stage": stage.name, "skipped": reason}
-    if home == state.root and not (path.is_file() and json.loads(path.read_text(encoding="utf-8")) == said):
-        write_json(path, said)
+    if home == state.root:
+        state.used.add(path)
+        if read_json(path) != said:
+            write_json(path, said)
 
 
 def _inputs(stage: Stage, chain: Mapping[str, Done]) -> dict[str, Any]:
@@ -322,5 +358,5 @@ def _test_prompts(state: Run, config: Any) -> Done:
     context = Context(seed=stage_seed(state.recipe.seed, "test"), strict=state.strict)
     return state.work(
         state, BY_NAME["data"], config.data, state.root, None, context,
-        extra=["test", data.source_digest(config.data)], folder_name="00-test",
+        extra=["test", data.source_digest(config.data)], folder_name=TEST_FOLDER,
     )  # fmt: skip

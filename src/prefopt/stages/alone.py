@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import notice
 from prefopt.stages.data import data
+from prefopt.stages.places import check_places
 from prefopt.stages.running import run_stage, way_of
 from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
+from prefopt.tables.lock import working_in
 from prefopt.tables.records import digest, file_digest, is_ours
 from prefopt.tables.table_rows import read_table
 
@@ -33,12 +35,34 @@ def run_alone(
 ) -> StageOutput:
     """One stage on one input (CLI verbs): `source` is a Parquet file, a stage folder, any data the reader knows, or a table.
 
+    One process at a time works in `output`, which is new, empty or the same stage's.
+
     retry_failed: of a finished stage, ask the rows again that a server gave up on; the others stay as they are.
+
+    Raises:
+        PrefoptError: bad input, settings or places; another process works there.
     """
+    folder = stage.folder(output)
+    place = None if isinstance(source, Opened) else source
+    check_places(output, config, context, place)
+    folder.check()
+    with working_in(output):
+        folder.check()  # the process before may have left something
+        return _run_alone(stage, config, source, folder, context, retry_failed=retry_failed)
+
+
+def _run_alone(
+    stage: Stage,
+    config: Any,
+    source: str | Opened,
+    folder: StageFolder,
+    context: Context,
+    *,
+    retry_failed: bool,
+) -> StageOutput:
     is_data = stage.name == "data"
     opened = None if is_data else source if isinstance(source, Opened) else open_input(source, context)
     input_key = opened.key if opened else data.source_digest(config)
-    folder = StageFolder(output)
     model_key = ""
     if stage.wants_model(config):
         from prefopt.models.load import model_digest
@@ -54,7 +78,7 @@ def run_alone(
     way = way_of(folder, key, retry_failed)
     if way == "none":
         if retry_failed:
-            print(f"{output}: no failed rows; nothing is asked again", file=sys.stderr)
+            notice(f"{folder.path}: no failed rows; nothing is asked again")
         manifest = folder.manifest or {}
         return StageOutput(
             folder.table(), manifest.get("dropped", {}), manifest.get("quality", {}), folder.failed

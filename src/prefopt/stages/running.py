@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from prefopt import __version__
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import notice
+from prefopt.core.settings import changed_keys
 from prefopt.stages.memory import memory_told
+from prefopt.stages.places import check_places
 from prefopt.stages.results import result_lines
 from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
+from prefopt.tables.lock import working_in
 from prefopt.tables.progress import on_terminal, rows_seen, say, shown_drops, warn_of_drops, where
 from prefopt.tables.records import digest, require
 
@@ -36,8 +40,14 @@ class Ledger:
 
     retry_failed: bool = False
     reopened: bool = False  # a stage was: what follows has another input and is done anew
+    worked: bool = False  # a stage was begun
+    used: set[Path] = field(default_factory=set)  # folders of the stages
     model_key: str = ""
     done: dict[str, Done] = field(default_factory=dict)
+
+    def begin(self) -> None:
+        """Called before a stage's work, when there is any."""
+        self.worked = True
 
 
 def stage_seed(seed: int, name: str) -> int:
@@ -57,22 +67,26 @@ def execute(
     folder_name: str | None = None,
     model_key: str | None = None,
 ) -> Done:
-    """Run one stage unless its key is known to be finished, here or in an arm that shares it.
+    """Run one stage unless its key is known to be finished, here or in an arm that shares it. One process at a time.
 
     model_key: of the model it runs with, where that is not the run's.
     """
     key = work_key(state, stage, config, upstream, context, extra=extra, model_key=model_key)
     if key in state.done:
         return state.done[key]
-    folder = StageFolder(home / (folder_name or stage.folder_name))
-    way = way_of(folder, key, state.retry_failed, changed=state.reopened)
-    if way == "none":
-        say(f"{stage.name}: done before, {(folder.manifest or {}).get('rows_out', 0):,} rows")
-    else:
-        table = upstream.folder.table() if upstream else None
-        about = {"key": key, "input": upstream.key if upstream else None}
-        run_stage(stage, config, folder, table, context, about, again=way == "again")
-        state.reopened |= way == "again"
+    folder = stage.folder(home / (folder_name or stage.folder_name))
+    check_places(folder.path, config, context)
+    with working_in(folder.path):
+        way = way_of(folder, key, state.retry_failed, changed=state.reopened)
+        if way == "none":
+            say(f"{stage.name}: done before, {(folder.manifest or {}).get('rows_out', 0):,} rows")
+        else:
+            state.begin()
+            table = upstream.folder.table() if upstream else None
+            about = {"key": key, "input": upstream.key if upstream else None}
+            run_stage(stage, config, folder, table, context, about, again=way == "again")
+            state.reopened |= way == "again"
+    state.used.add(folder.path)
     state.done[key] = Done(folder.output_key(key), folder)
     return state.done[key]
 
@@ -125,12 +139,13 @@ def run_stage(
     again: bool = False,
 ) -> StageOutput:
     """Run a stage in its folder and write table, timings and manifest. again: a finished one, for its failed rows."""
+    if table is not None:
+        require(table, stage.reads, f"{stage.name} ({folder.path})")
     if again:
         folder.reopen(about["key"])
     else:
+        _tell_changes(folder, config, about["key"])
         folder.begin(about["key"])
-    if table is not None:
-        require(table, stage.reads, f"{stage.name} ({folder.path})")
     context = Context(context.seed, context.model, folder, context.strict, context.inputs)
     if not on_terminal():  # there a bar says it
         say(f"{stage.name}: {f'{table.num_rows:,} rows' if table is not None else 'begins'}")
@@ -157,3 +172,13 @@ def _tell(stage: Stage, folder: StageFolder, seconds: float) -> None:
         if dropped:
             say(f"{stage.name}: {shown_drops(dropped, rows)}")
     warn_of_drops(stage.name, dropped, rows)
+
+
+def _tell_changes(folder: StageFolder, config: Any, key: str) -> None:
+    """A line where a finished stage is about to be replaced, and why."""
+    before = folder.own_record() or {}
+    if not before.get("files") or before.get("key") == key:
+        return
+    keys = changed_keys(before.get("config") or {}, config.model_dump(mode="json"))
+    why = f"{', '.join(keys)} changed" if keys else "its input, seed, model or version changed"
+    notice(f"{folder.path}: done anew, since {why}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from prefopt.core.settings import Config
 from prefopt.tables.context import Context
-from prefopt.tables.folder import StageOutput
-
-if TYPE_CHECKING:
-    pass
+from prefopt.tables.folder import StageFolder, StageOutput
+from prefopt.tables.owned import Claims
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,8 @@ class Stage:
     """Declaration of a stage: `run(table, config, context)` reads columns `reads` and gives columns `adds`.
 
     outside: digests of the files that the settings only name (a judge's model, its prompt), so that the work is done
-    anew when one of them has changed.
+    anew when one of them has changed. files, loose, lasting: what it writes into its folder besides table and timings (see
+    `Claims`).
     """
 
     number: int
@@ -31,6 +31,9 @@ class Stage:
     about: str
     needs_model: bool = False
     outside: Callable[[Any], list[str]] = lambda config: []
+    files: tuple[str, ...] = ()
+    loose: tuple[str, ...] = ()
+    lasting: tuple[str, ...] = ()
 
     def wants_model(self, config: Config) -> bool:
         """Whether it needs a model directory with these settings (`config.needs_model`, where that is open)."""
@@ -40,3 +43,7 @@ class Stage:
     def folder_name(self) -> str:
         """Folder of the stage within a run, e.g. `03-rank`."""
         return f"{self.number:02d}-{self.name}"
+
+    def folder(self, path: Path) -> StageFolder:
+        """The stage's folder at `path`."""
+        return StageFolder(path, Claims(self.name, self.files, self.loose, self.lasting))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import is_first_process, notice
+from prefopt.tables.ours import shown
+from prefopt.tables.owned import DAMAGED, KEY, MANIFEST, TIMINGS, WORK, Claims, OwnedFolder, read_json
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest, file_digest, make_table, rows_of, write_json, write_table
 from prefopt.tables.table_rows import read_table
@@ -21,29 +22,21 @@ from prefopt.tables.versions import versions
 if TYPE_CHECKING:
     from datasets import Dataset
 
-if TYPE_CHECKING:
-    from datasets import Dataset
 
+class StageFolder(OwnedFolder):
+    """A stage's folder: Parquet parts, `key.json` while it runs, `manifest.json` when done, `timings.parquet`.
 
-WORK = ".work"
+    claims: what belongs to the stage; nothing else in the folder is ever removed.
+    """
 
-
-class StageFolder:
-    """A stage's folder: Parquet parts, `key.json` while it runs, `manifest.json` when done, `timings.parquet`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, claims: Claims = Claims()) -> None:
+        super().__init__(path, claims)
         self.timings: list[Row] = []
-
-    @property
-    def manifest(self) -> dict[str, Any] | None:
-        """The manifest of a finished stage, else None."""
-        return _read_json(self.path / "manifest.json")
 
     @property
     def running_key(self) -> str:
         """The key of the stage while it runs; empty outside a run."""
-        return str((_read_json(self.path / "key.json") or {}).get("key") or "")
+        return str((read_json(self.path / KEY) or {}).get("key") or "")
 
     @property
     def failed(self) -> int:
@@ -57,31 +50,24 @@ class StageFolder:
         return digest(key, *(file_digest(part) for part in self.parts()))
 
     def finished(self, key: str) -> bool:
-        """Whether the stage ended with exactly this key (settings, inputs, seed); if so, nothing unfinished stays."""
+        """Whether the stage ended with exactly this key (settings, inputs, seed); if so, nothing unfinished stays.
+
+        A stage of which something is gone or cut does not count; a line says what.
+        """
         manifest = self.manifest
         if manifest is None or manifest.get("key") != key:
+            return False
+        if broken := self.damage():
+            notice(f"{self.path}: {shown(broken)}; the stage is done anew")
             return False
         self._tidy()
         return True
 
     def _tidy(self) -> None:
-        (self.path / "key.json").unlink(missing_ok=True)
+        (self.path / KEY).unlink(missing_ok=True)
         # while rows are failed the answers that came are kept, so that those rows alone can be asked again
         if not self.failed:
             shutil.rmtree(self.path / WORK, ignore_errors=True)
-
-    def begin(self, key: str) -> None:
-        """Keep the parts of a killed run with the same key; clear what another key left.
-
-        Of several processes (torchrun) only the first writes.
-        """
-        if not is_first_process():
-            return
-        state = _read_json(self.path / "key.json")
-        if state is None or state.get("key") != key:
-            self.clear()
-        write_json(self.path / "key.json", {"key": key})
-        (self.path / "manifest.json").unlink(missing_ok=True)
 
     def reopen(self, key: str) -> None:
         """Go back into a finished stage for its failed rows. Table and manifest stay until it has finished anew.
@@ -94,15 +80,9 @@ class StageFolder:
                 f"{self.path}: the answers kept in {WORK} are gone, so that all rows would be asked again; for that remove "
                 "the folder and leave --retry-failed out"
             )
-        write_json(self.path / "key.json", {"key": key})
-
-    def clear(self) -> None:
-        """Remove the stage's own files (parts, manifest, timings, model, checkpoints); others stay."""
-        for pattern in ("part-*.parquet", ".*.tmp", "manifest.json", "timings.parquet"):
-            for path in self.path.glob(pattern):
-                path.unlink()
-        for name in (WORK, "model", "checkpoints", "store"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+        manifest = self.manifest or {}
+        counts = {name: int(manifest.get(name) or 0) for name in ("failed", "retried")}
+        write_json(self.path / KEY, {"stage": self.claims.stage, "key": key, **counts})
 
     def work_part(self, label: str, index: int) -> Path:
         """Where unfinished work on part `index` of the pass `label` is kept until the stage is done."""
@@ -136,11 +116,13 @@ class StageFolder:
         """Write the table, the timings and, last, the manifest; then the kept work parts go."""
         if not is_first_process():
             return
-        before = self.manifest or {}  # of a stage that was reopened
+        before = read_json(self.path / KEY) or {}  # of a stage that was reopened
         retried = int(before.get("retried") or 0) + (output.failed < int(before.get("failed") or 0))
+        # never one that does not fit the table: a kill before the new one leaves a stage that goes on from its kept parts
+        (self.path / MANIFEST).unlink(missing_ok=True)
         write_table(output.table, self.path / "part-00000.parquet")
-        write_table(make_table(self.timings), self.path / "timings.parquet")
-        write_json(self.path / "manifest.json", {
+        write_table(make_table(self.timings), self.path / TIMINGS)
+        write_json(self.path / MANIFEST, {
             "stage": stage,
             **about,
             "versions": versions(),
@@ -150,13 +132,10 @@ class StageFolder:
             **({"retried": retried} if retried else {}),
             "columns": output.table.column_names,
             "quality": dict(output.quality),
+            "files": self.written(),
         })  # fmt: skip
+        (self.path / DAMAGED).unlink(missing_ok=True)
         self._tidy()
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process or, under torchrun, the one of rank 0."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def map_parts(
@@ -198,14 +177,6 @@ def iter_parts(
                 write_table(make_table(result), path)
                 yield result
             advance(min(part_rows, len(rows) - start))
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prefopt.core.errors import PrefoptError
 from prefopt.judges import judge_files
 from prefopt.rules.content import text_of
-from prefopt.stages.rank.judged import Judged, clear_files
+from prefopt.stages.rank.judged import FILES, JOURNAL, Judged, clear_files
 from prefopt.stages.rank.pairs import (
     ADDS,
     Tally,
@@ -116,4 +116,7 @@ STAGE = Stage(
     adds=ADDS,
     about="make pairs from judged completions",
     outside=_outside,
+    files=FILES[:2],
+    loose=(FILES[2], JOURNAL),
+    lasting=(JOURNAL,),  # answers that were paid for
 )

@@ -157,6 +157,7 @@ STAGE = Stage(
     adds=("truncated",),  # and the log-probs of what the rows hold
     about="log-probs of the answers under the reference model, kept in a store",
     needs_model=True,
+    files=("store",),
 )
 
 __all__ = ["ADDS", "KL_ADDS", "STAGE", "ReferenceConfig", "reference"]

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import is_first_process
 from prefopt.core.plugins import digests
 from prefopt.stages.stage import Stage
 from prefopt.stages.train.few import counts_of, few_rows
 from prefopt.stages.train.settings import CALLBACKS, FIXED, LoraSettings, TrainConfig, trainer_settings
 from prefopt.tables.context import Context
-from prefopt.tables.folder import WORK, StageFolder, StageOutput, is_first_process
+from prefopt.tables.folder import StageFolder, StageOutput
+from prefopt.tables.owned import WORK
 from prefopt.tables.progress import progress
 from prefopt.tables.records import make_table, write_json
 from prefopt.tables.table_rows import TableRows
@@ -283,4 +285,6 @@ STAGE = Stage(
     about="train the model on the pairs; the table is the history, the model lies at model/",
     needs_model=True,
     outside=lambda config: digests("loss", [term.loss.name for term in config.loss_sum.terms]),
+    files=("model", "checkpoints"),
+    loose=("tensorboard", "model/README.md"),
 )

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import is_first_process
 from prefopt.rules.content import text_of
 from prefopt.stages.data.reading.naming import hold_out
 from prefopt.stages.stage import Stage
 from prefopt.stages.train.settings import trainer_settings
 from prefopt.tables.context import Context
-from prefopt.tables.folder import WORK, StageFolder, StageOutput, is_first_process
+from prefopt.tables.folder import StageFolder, StageOutput
+from prefopt.tables.owned import WORK
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest, make_table, rows_of, write_json
 from prefopt.tools.reward.reward_figures import reward_card, reward_quality, write_figures
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 DONE = "trained.json"
+BASE = "base"  # where the model `tiny` lies
 
 
 def train_reward(table: Dataset, config: RewardConfig, context: Context) -> StageOutput:
@@ -233,7 +236,7 @@ def base_model(name: str, source: str, output: Path, seed: int) -> Path:
     from prefopt.stages.alone import open_input
 
     table = open_input(source, Context()).table
-    return build_tiny_for(table, output / "base", key=digest("tiny reward", rows_of(table), seed), seed=seed)
+    return build_tiny_for(table, output / BASE, key=digest("tiny reward", rows_of(table), seed), seed=seed)
 
 
 STAGE = Stage(
@@ -245,4 +248,7 @@ STAGE = Stage(
     adds=("id", "prompt_id"),
     about="train a reward model on pairs; the table is the held-out pairs, the model lies at model/",
     needs_model=True,
+    files=("model", "checkpoints", "figures.json", "calibration.svg", BASE),
+    loose=("model/README.md",),
+    lasting=(BASE,),  # it has a key of its own
 )
