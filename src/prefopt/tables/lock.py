@@ -27,7 +27,7 @@ RUN_DEPTH = 5  # RUN/arms/NAME/rounds/K/NN-stage
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 GRACE_S = 5.0  # a dead process's children may hold its lock a moment longer
-_held: dict[tuple[Path, int], int] = {}  # (folder, thread) -> how often
+_held: dict[tuple[Path, int, int], int] = {}  # (folder, process, thread) -> how often
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def run_of(folder: Path) -> Path | None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    mine = (folder, threading.get_ident())
+    mine = (folder, os.getpid(), threading.get_ident())  # a forked child holds nothing
     if mine in _held:
         _held[mine] += 1
         try:
