@@ -28,6 +28,9 @@ def run_command(
     strict: Strict = False,
     retry_failed: Retry = False,
     dry_run: DryRun = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace another recipe's run in the folder")
+    ] = False,
 ) -> None:
     """Run every stage of a recipe, compare its arms, and write report.html and summary.json.
 
@@ -44,9 +47,11 @@ def run_command(
     loaded = load_recipe(recipe, overrides)
     folder = output or Path("runs") / loaded.name
     if dry_run:
+        from prefopt.pipeline.folder import check_run
         from prefopt.pipeline.plan import plan, probe
         from prefopt.pipeline.plan_text import plan_text
 
+        check_run(folder, loaded, overwrite=overwrite)
         found = plan(loaded, folder, strict=strict)
         probe(found)
         typer.echo(plan_text(found, loaded.name, folder))
@@ -56,7 +61,7 @@ def run_command(
     from prefopt.report.summary import print_summary
     from prefopt.tables.records import is_writable
 
-    summary = run(loaded, folder, strict=strict, retry_failed=retry_failed)
+    summary = run(loaded, folder, strict=strict, retry_failed=retry_failed, overwrite=overwrite)
     print_summary(summary)
     for place, failed in summary["failed"].items():
         print_failed(failed, f"{place}: ")

@@ -41,10 +41,12 @@ def check_command(
 ) -> None:
     """Look for repeated, empty, contradictory, contaminated rows and more; settings by --key value (docs/checking.md)."""
     from prefopt.core.settings import parse_config, parse_overrides
-    from prefopt.tools.check.check import check, print_check, write_check
+    from prefopt.tools.check.check import check, check_output, print_check, write_check
     from prefopt.tools.check.settings import CheckConfig
 
     config = parse_config(CheckConfig, parse_overrides(context.args), "prefopt check")
+    if output is not None:
+        check_output(file, output)  # before the work
     result = check(file, config, test=test)
     print_check(result.report)
     if output is not None:
@@ -71,14 +73,39 @@ def judge_check_command(
     """Measure a pairwise judge on labelled pairs: --judge KIND, --judge.key value (docs/checking.md)."""
     from prefopt.core.settings import parse_config, parse_overrides
     from prefopt.tables.context import Context
-    from prefopt.tools.judge_check import JudgeCheckConfig, judge_check, print_judge_check, write_judge_check
+    from prefopt.tools.judge_check import (
+        JOURNAL,
+        JudgeCheckConfig,
+        judge_check,
+        judge_check_folder,
+        print_judge_check,
+        write_judge_check,
+    )
 
     config = parse_config(JudgeCheckConfig, parse_overrides(context.args), "prefopt judge-check")
-    journal = output / "verdicts.jsonl" if output else None
-    found = judge_check(source, config, Context(seed=seed), journal=journal)
-    print_judge_check(found.figures)
-    if output is not None:
+    if output is None:
+        print_judge_check(judge_check(source, config, Context(seed=seed)).figures)
+        return
+    with judge_check_folder(source, output):
+        found = judge_check(source, config, Context(seed=seed), journal=output / JOURNAL)
+        print_judge_check(found.figures)
         typer.echo(write_judge_check(found, output))
+
+
+def verify_command(
+    folder: Annotated[Path, typer.Argument(help="folder of a run, or of a stage")],
+) -> None:
+    """Compare every file that a run has on record with its size and SHA-256; exit code 1 if any is damaged.
+
+    The next `prefopt run` does damaged stages anew.
+    """
+    from prefopt.tools.integrity import verified_lines, verify
+
+    found = verify(folder)
+    for line in verified_lines(folder, found):
+        typer.echo(line)
+    if found.damaged:
+        raise typer.Exit(1)
 
 
 losses_app = typer.Typer(invoke_without_command=True, help="List or plot losses.")
@@ -93,9 +120,11 @@ def plot_command(
     ] = None,
 ) -> None:
     """Draw value and slope against the margin; for mirror losses also phi_inv, psi and g."""
+    from prefopt.tables.ours import check_file
     from prefopt.tables.records import atomic_file
     from prefopt.tools.plot_losses import plot_losses
 
+    check_file(output)
     drawn = plot_losses(names or [], file or [])
     with atomic_file(output) as temporary:
         temporary.write_text(drawn, encoding="utf-8")
@@ -143,6 +172,7 @@ def add_to(app: typer.Typer) -> None:
     """Declare these verbs."""
     app.command("inspect")(inspect_command)
     app.command("check", context_settings=OPEN)(check_command)
+    app.command("verify")(verify_command)
     app.command("merge-adapter")(merge_command)
     app.command("judge-check", context_settings=OPEN)(judge_check_command)
     app.add_typer(losses_app, name="losses")

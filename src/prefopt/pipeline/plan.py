@@ -106,7 +106,7 @@ def plan(recipe: Recipe, output: Path, *, strict: bool = False) -> Plan:
             return state.done[key]
         folder, way, anew = StageFolder(home / name), "to do", False
         manifest = folder.manifest
-        if manifest is not None and manifest.get("key") == key:
+        if manifest is not None and manifest.get("key") == key and not folder.damage():
             way, rows = "reused", counted(folder.table())
             done = Done(folder.output_key(key), folder)
         else:

@@ -44,7 +44,7 @@ def run_alone(
     """
     folder = stage.folder(output)
     place = None if isinstance(source, Opened) else source
-    check_places(output, config, context, place)
+    check_places(output, config, context, place, [output / name for name in stage.lasting])
     folder.check()
     with working_in(output):
         folder.check()  # the process before may have left something

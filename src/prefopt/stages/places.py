@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,16 @@ NAMES = {
 WRITTEN = ("store", "verdict_cache")  # also when they are not there yet
 
 
-def check_places(output: Path, config: Config, context: Context, source: str | Path | None = None) -> None:
+def check_places(
+    output: Path,
+    config: Config,
+    context: Context,
+    source: str | Path | None = None,
+    own: Collection[Path] = (),
+) -> None:
     """Refuse an output folder that is, holds or lies within the input, a model, a store or another file that is read.
 
-    source: the input, where the settings do not name it.
+    source: the input, where the settings do not name it. own: models that the stage itself keeps in its folder.
 
     Raises:
         PrefoptError: names both places.
@@ -35,7 +41,7 @@ def check_places(output: Path, config: Config, context: Context, source: str | P
     found = list(_named(config.model_dump()))
     if source is not None and os.path.exists(source):
         found.append(("input", Path(source)))
-    if context.model is not None:
+    if context.model is not None and context.model not in own:
         found += [("model", context.model), *_base(context.model)]
     check_apart(output, found)
 

@@ -100,7 +100,9 @@ class OwnedFolder:
 
     def _names(self) -> tuple[str, ...]:
         loose = tuple(name for name in self.claims.loose if "/" not in name)
-        return (PARTS, TIMINGS, *self.claims.files, *loose)
+        files = (self.manifest or {}).get("files")
+        listed = {path.split("/")[0] for path in files} if isinstance(files, dict) else set()
+        return tuple(dict.fromkeys((PARTS, TIMINGS, *self.claims.files, *loose, *sorted(listed))))
 
     def begin(self, key: str) -> None:
         """Keep the parts of a killed run with the same key; clear what another key left.
@@ -124,6 +126,18 @@ class OwnedFolder:
             write_json(self.path / KEY, {**mine, "clearing": True})
             self.clear()
         write_json(self.path / KEY, mine)
+
+    def claim(self) -> None:
+        """Make a new or empty folder known as this stage's, before its key is known."""
+        self.check()
+        if is_first_process() and self.own_record() is None:
+            write_json(self.path / KEY, {"stage": self.claims.stage, "key": ""})
+
+    def close(self) -> None:
+        """The end of a work that is no stage of a run: a manifest with what was written."""
+        key = (read_json(self.path / KEY) or {}).get("key")
+        write_json(self.path / MANIFEST, {"stage": self.claims.stage, "key": key, "files": self.written()})
+        (self.path / KEY).unlink(missing_ok=True)
 
     def _refuse_foreign(self) -> None:
         if foreign := self._foreign():

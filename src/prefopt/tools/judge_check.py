@@ -6,7 +6,8 @@ the judge decides, ties and gaps stand beside it, and so does the baseline that 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from prefopt.stages.rank.comparer import Comparer, Contest, Played
 from prefopt.stages.rank.quality import call_rates, kappa
 from prefopt.stages.rank.verdict_journal import VerdictJournal
 from prefopt.tables.context import Context
+from prefopt.tables.lock import working_in
+from prefopt.tables.ours import check_apart
+from prefopt.tables.owned import Claims, OwnedFolder
 from prefopt.tables.records import Row, digest, make_table, rows_of, write_json, write_table
 
 SIDES = ("chosen", "rejected")
@@ -249,13 +253,33 @@ def _by_group(judged: Sequence[Judged]) -> dict[str, Any] | None:
 
 # ---- out
 
+JOURNAL = "verdicts.jsonl"
+CLAIMS = Claims("judge-check", ("judge-check.json", "verdicts.parquet"), loose=(JOURNAL,), lasting=(JOURNAL,))
+
 
 def write_judge_check(found: JudgeCheck, output: Path) -> Path:
     """Write `judge-check.json` and `verdicts.parquet` into the folder `output`; returns the former's path."""
     path = output / "judge-check.json"
-    write_table(make_table(found.verdicts), output / "verdicts.parquet")
-    write_json(path, found.figures)
+    with judge_check_folder(found.figures["file"], output) as folder:
+        write_table(make_table(found.verdicts), output / "verdicts.parquet")
+        write_json(path, found.figures)
+        folder.close()
     return path
+
+
+@contextmanager
+def judge_check_folder(source: str, output: Path) -> Iterator[OwnedFolder]:
+    """Context: one process works in the folder for figures and verdicts, which is new, empty or of an earlier check.
+
+    Raises:
+        PrefoptError: it holds other things or the input, or another process works there.
+    """
+    check_apart(output, [("input", Path(source))])
+    folder = OwnedFolder(output, CLAIMS)
+    folder.check()
+    with working_in(output):
+        folder.begin("judge-check")
+        yield folder
 
 
 def print_judge_check(figures: Mapping[str, Any]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 
 from prefopt.core.errors import PrefoptError
+from prefopt.tables.ours import check_apart
 
 
 def merge_adapter(adapter: Path, output: Path, *, model: str | None = None) -> Path:
@@ -24,15 +27,25 @@ def merge_adapter(adapter: Path, output: Path, *, model: str | None = None) -> P
 
     if not adapter.is_dir() or not is_adapter(adapter):
         raise PrefoptError(f"{adapter}: no adapter directory ({CONFIG} without config.json)")
+    base = resolve_model(model) if model is not None else base_of(adapter)
+    check_apart(output, [("adapter", adapter), ("base model", base)])
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise PrefoptError(f"{output}: exists already; name a new directory")
-    base = resolve_model(model) if model is not None else base_of(adapter)
     tokenizer = load_tokenizer(adapter, base=base)
     merged = put_in(load_model(base), adapter)
     merged.config.use_cache = True
     card = _card(adapter, base_name(base), base_licence(base))
-    temporary = output.with_name(f".{output.name}.tmp")
-    write_model(merged, tokenizer, card, temporary=temporary, target=output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp"))
+    except OSError as error:
+        raise PrefoptError(
+            f"{output.parent}: cannot be written ({error.strerror}); choose another --output"
+        ) from None
+    try:
+        write_model(merged, tokenizer, card, temporary=temporary, target=output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return output
 
 

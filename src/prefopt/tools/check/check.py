@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefopt.core.errors import PrefoptError
 from prefopt.core.terminal import console as make_console
 from prefopt.rules.intervals import share_interval
 from prefopt.stages.data.reading.readers import source_digest
+from prefopt.tables.lock import working_in
+from prefopt.tables.ours import check_apart
+from prefopt.tables.owned import Claims, OwnedFolder
 from prefopt.tables.progress import progress
-from prefopt.tables.records import atomic_file, write_json
+from prefopt.tables.records import atomic_file, digest, write_json
 from prefopt.tools.check.findings import FINDINGS, Checking, Hit
 from prefopt.tools.check.items import Checked, Item, answers_of, read_items
 from prefopt.tools.check.near import TestPrompts, index_tests
@@ -192,19 +194,34 @@ def score_figures(checked: Checked) -> dict[str, Any] | None:
 # ---- out
 
 
+def check_output(source: str, output: Path) -> OwnedFolder:
+    """The folder for the cleaned copy of `source` and its figures.
+
+    Raises:
+        PrefoptError: it holds other things than an earlier check, or the file that is checked.
+    """
+    file = Path(source.rsplit(":", 1)[-1])
+    check_apart(output, [("file that is checked", file)])
+    name = f"{file.name.split('.')[0] or 'data'}.jsonl"
+    folder = OwnedFolder(output, Claims("check", (name, "check.json")))
+    folder.check()
+    return folder
+
+
 def write_check(result: CheckResult, output: Path) -> Path:
     """Write the cleaned copy (JSON lines) and `check.json` into the folder `output`; returns the copy's path.
 
     Raises:
-        PrefoptError: the copy would replace the file that was checked, or cannot be written.
+        PrefoptError: as `check_output`, another process works there, or the copy cannot be written.
     """
-    source = Path(result.report["file"].rsplit(":", 1)[-1])
-    path = output / f"{source.name.split('.')[0] or 'data'}.jsonl"
-    if path.exists() and source.exists() and path.samefile(source):
-        raise PrefoptError(f"{output}: the cleaned copy would replace {source}; choose another --output")
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.kept)
-    write_json(output / "check.json", {**result.report, "cleaned": path.name})
+    folder = check_output(result.report["file"], output)
+    path = output / folder.claims.files[0]
+    with working_in(output):
+        folder.begin(digest("check", result.report))
+        with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.kept)
+        write_json(output / "check.json", {**result.report, "cleaned": path.name})
+        folder.close()
     return path
 
 

@@ -21,6 +21,8 @@ from prefopt.stages.stage import Stage
 from prefopt.stages.train.settings import trainer_settings
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
+from prefopt.tables.lock import working_in
+from prefopt.tables.ours import check_apart
 from prefopt.tables.owned import WORK
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest, make_table, rows_of, write_json
@@ -236,7 +238,13 @@ def base_model(name: str, source: str, output: Path, seed: int) -> Path:
     from prefopt.stages.alone import open_input
 
     table = open_input(source, Context()).table
-    return build_tiny_for(table, output / BASE, key=digest("tiny reward", rows_of(table), seed), seed=seed)
+    folder = STAGE.folder(output)
+    check_apart(output, [("input", Path(source))])
+    folder.check()
+    with working_in(output):
+        folder.claim()
+        key = digest("tiny reward", rows_of(table), seed)
+        return build_tiny_for(table, output / BASE, key=key, seed=seed)
 
 
 STAGE = Stage(
