@@ -21,6 +21,7 @@ from prefopt.report.plots import Curve
 from prefopt.report.rounds import rounds
 from prefopt.report.samples import answers
 from prefopt.report.tournaments import LONGEST, comparisons
+from prefopt.tables.ours import check_file
 from prefopt.tables.records import atomic_file
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     """
     run = load_run(Path(folder))
     path = output or run.folder / "report.html"
+    check_file(path)
     page, failed = _render(run)
     for section, problem in failed.items():
         sys.stderr.write(

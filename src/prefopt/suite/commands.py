@@ -103,14 +103,21 @@ def tune_command(
     """Tune every loss with an equal budget, on seeds that the bench does not use."""
     configs = _configs(preset, context.args, env)
     from prefopt.suite.bench.tune import tune, write_tuned
+    from prefopt.tables.ours import check_file
 
+    for config in configs:
+        check_file(_tuned_target(write, output, config))
     for config in configs:
         result = tune(config, output, workers=workers)
         for name, found in result["losses"].items():
             _figures({"score": found["score"], **found["hyper"]}, name)
-        target = write or output / f"tuned-{result['environment']}.json"
+        target = _tuned_target(write, output, config)
         write_tuned(target, [result])
         typer.echo(f"-> {target}")
+
+
+def _tuned_target(write: Path | None, output: Path, config: BenchConfig) -> Path:
+    return write or output / f"tuned-{config.agents.environment}.json"
 
 
 @suite_app.command("bench", context_settings=OPEN)
@@ -128,17 +135,22 @@ def bench_command(
     from prefopt.suite.bench.bench import bench
     from prefopt.suite.bench.tables import markdown
     from prefopt.suite.bench.tune import SHIPPED, load_tuned
-    from prefopt.tables.records import write_json
+    from prefopt.tables.ours import check_file
+    from prefopt.tables.records import write_json, write_text
 
     source = tuned or SHIPPED
     hypers = [load_tuned(source, config.agents.environment, config.methods) for config in configs]
-    for config, hyper in zip(configs, hypers, strict=True):
+    whole = write or output / f"suite-{preset}.json"
+    names = [config.agents.environment for config in configs]
+    targets = [whole.with_stem(f"{whole.stem}-{name}") if len(configs) > 1 else whole for name in names]
+    for target in targets:
+        check_file(target)
+        if not target.exists():  # the table goes with the result
+            check_file(target.with_suffix(".md"))
+    for config, hyper, target in zip(configs, hypers, targets, strict=True):
         result = bench(config, hyper, output, workers=workers)
-        target = write or output / f"suite-{preset}.json"
-        if len(configs) > 1:
-            target = target.with_stem(f"{target.stem}-{config.agents.environment}")
         write_json(target, result)
-        target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+        write_text(target.with_suffix(".md"), markdown(result))
         typer.echo(markdown(result))
         for row in result["orderings"]:
             typer.echo(
@@ -224,7 +236,9 @@ def render_command(
     from prefopt.suite.agents.agents import agents
     from prefopt.suite.figures.render import render
     from prefopt.suite.store import load_arrays
+    from prefopt.tables.ours import check_file
 
+    check_file(write)
     found = agents(config.agents, output, threads=workers)
     after: Any = load_arrays(policy) if policy is not None else found.expert
     typer.echo(f"-> {render(config.agents, [found.reference, after], write, seconds=seconds, seed=seed)}")

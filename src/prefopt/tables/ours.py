@@ -16,6 +16,7 @@ Files = Mapping[
     str, Mapping[str, Any]
 ]  # path within a folder, with slashes -> {"bytes": size, "sha256": hex}
 LOCK = ".lock"
+MARK = b"prefopt"  # a file that can be replaced says so
 SHOWN = 3  # names in a message
 
 
@@ -153,7 +154,7 @@ def _real(path: Path) -> Path:
 
 
 def check_file(path: Path) -> None:
-    """Refuse to replace a file that prefopt did not write: its own say so near their start or end.
+    """Refuse to replace a file that prefopt did not write: its own have the word in them.
 
     Raises:
         PrefoptError: a folder is there, or a file of somebody else.
@@ -161,12 +162,8 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise PrefoptError(f"{path}: is a folder; name a file")
     try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            start = file.read(4096)
-            file.seek(max(0, size - 4096))
-            end = file.read()
+        content = path.read_bytes()
     except FileNotFoundError:
         return
-    if size and b"prefopt" not in start + end:
+    if content and MARK not in content:
         raise PrefoptError(f"{path}: exists and was not written by prefopt; remove it or name another file")

@@ -136,7 +136,7 @@ def draw(found: Sequence[Panel], names: Sequence[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{title}"><title>{title}</title><style>{STYLE}</style>\n'
         + "\n".join(body)
-        + "\n</svg>\n"
+        + "\n</svg>\n<!-- prefopt -->\n"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from prefopt.core.errors import PrefoptError
 from prefopt.suite.figures.svg import curves_svg, returns_svg
 from prefopt.suite.store import read_json
+from prefopt.tables.ours import check_apart, check_file
 from prefopt.tables.records import atomic_file
 
 
@@ -23,6 +24,8 @@ def plot_file(source: Path, target: Path) -> Path:
     Raises:
         PrefoptError: the file is neither.
     """
+    check_apart(target, [("input", source)])
+    check_file(target)
     body = read_json(source)
     kind = "rows" if isinstance(body, dict) and "rows" in body else "curves"
     curves = body.get("curves", [body]) if isinstance(body, dict) else []
@@ -35,7 +38,7 @@ def plot_file(source: Path, target: Path) -> Path:
         text = figure.to_html(include_plotlyjs=True, full_html=True)
         text = text.replace("</body>", f"{_picture(source.with_suffix('.gif'))}</body>")
     with atomic_file(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(f"{text.rstrip()}\n<!-- prefopt -->\n", encoding="utf-8")
     return target
 
 

@@ -21,6 +21,7 @@ from prefopt.suite.simulator.episodes import run_episodes
 from prefopt.suite.simulator.policy import Params, stack
 from prefopt.suite.simulator.simulator import load_model
 from prefopt.suite.store import load_arrays, save_arrays
+from prefopt.tables.ours import MARK
 from prefopt.tables.records import atomic_file
 
 BACKENDS = ("egl", "osmesa")
@@ -95,6 +96,7 @@ def write_gif(frames: np.ndarray, target: Path, *, milliseconds: float) -> None:
             append_images=images[1:],
             duration=max(20, round(milliseconds)),
             loop=0,
+            comment=MARK,
         )
 
 
