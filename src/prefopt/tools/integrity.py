@@ -68,7 +68,7 @@ def _places(root: Path) -> Iterator[Path]:
         for name in (MANIFEST, KEY, MARKER)
         for path in root.glob(f"{folder}{name}")
     }
-    yield from sorted(found)
+    yield from sorted(path for path in found if is_tiny(path) or OwnedFolder(path).own_record() is not None)
 
 
 def _look(path: Path) -> list[str]:
