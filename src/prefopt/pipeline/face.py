@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.settings import merge
 from prefopt.models.given import given_model
+from prefopt.pipeline.folder import INPUT, check_run, enter_run
 from prefopt.pipeline.recipe import load_recipe
 from prefopt.report import write_report
 from prefopt.report.load import RunData, load_run
 from prefopt.stages.train.settings import TRAINED
 from prefopt.tables.foreign import foreign_rows, is_path, write_rows
+from prefopt.tables.lock import working_in
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-INPUT = "input"  # folder in a run for what was given in memory
+DATA, MODEL = "data.jsonl", "model"  # in the folder's `input`
 
 
 class Run:
@@ -104,6 +106,7 @@ def run(
     model: Any = None,
     callbacks: Sequence[Any] = (),
     strict: bool = False,
+    overwrite: bool = False,
     **overrides: Any,
 ) -> Run:
     """Run every stage of a recipe, as `prefopt run` does, and write its report.
@@ -112,10 +115,10 @@ def run(
     call again continues a run that was stopped. data: a file, a hub name, a Dataset, a DataFrame or a list of dicts.
     model: a directory, a name, a model in memory with its tokenizer (a pair), or without where it was loaded from a
     directory. What is in memory is kept in the folder's `input`. callbacks: of transformers' Trainer, for every training.
-    strict: bad rows are errors. overrides: settings of the recipe, `seed=1`, `train={"steps": 5}`; or `train__steps=5`.
+    strict: bad rows are errors. overwrite: another recipe's run in the folder is replaced. overrides: settings of the recipe, `seed=1`, `train={"steps": 5}`; or `train__steps=5`.
 
     Raises:
-        PrefoptError: bad input or settings, with the remedy.
+        PrefoptError: bad input or settings, with the remedy; other things, another run or another process in the folder.
     """
     from prefopt.pipeline.run import run as run_recipe
 
@@ -126,11 +129,14 @@ def run(
         over["model"] = str(model)
     loaded = load_recipe(recipe, over)
     folder = Path(output) if output is not None else Path("runs") / loaded.name
-    kept = _keep(data, model, folder)
-    if kept:
+    if kept := _kept(data, model, folder):
         loaded = load_recipe(recipe, merge(over, kept))
-    run_recipe(loaded, folder, strict=strict, callbacks=callbacks)
-    write_report(folder)
+    check_run(folder, loaded, overwrite=overwrite)
+    with working_in(folder):
+        enter_run(folder, loaded, check_run(folder, loaded, overwrite=overwrite))
+        _keep(data, model, folder)
+        run_recipe(loaded, folder, strict=strict, overwrite=overwrite, callbacks=callbacks)
+        write_report(folder)
     return Run(folder)
 
 
@@ -145,13 +151,19 @@ def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _keep(data: Any, model: Any, folder: Path) -> dict[str, Any]:
-    """Write what was given in memory into the run's folder; the settings that name it there."""
+def _kept(data: Any, model: Any, folder: Path) -> dict[str, Any]:
+    """The settings that name what was given in memory, in the run's folder."""
     kept: dict[str, Any] = {}
     if data is not None and not is_path(data):
-        path = folder / INPUT / "data.jsonl"
-        write_rows(foreign_rows(data), path)
-        kept["data"] = {"path": str(path)}
+        kept["data"] = {"path": str(folder / INPUT / DATA)}
     if model is not None and not is_path(model):
-        kept["model"] = str(given_model(model, folder / INPUT / "model"))
+        kept["model"] = str(folder / INPUT / MODEL)
     return kept
+
+
+def _keep(data: Any, model: Any, folder: Path) -> None:
+    """Write what was given in memory into the run's folder."""
+    if data is not None and not is_path(data):
+        write_rows(foreign_rows(data), folder / INPUT / DATA)
+    if model is not None and not is_path(model):
+        given_model(model, folder / INPUT / MODEL)

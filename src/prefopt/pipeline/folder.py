@@ -24,6 +24,7 @@ from prefopt.tables.records import write_json
 
 MODEL_FOLDER, TEST_FOLDER = "00-model", "00-test"
 SUMMARY, REPORT = "summary.json", "report.html"
+INPUT = "input"  # what was given in memory (`prefopt.run`)
 # what makes another run of it, since nothing finished could be used again
 IDENTITY = ("name", "model", "data.path")
 # of what was done before these alone, nothing of worth is lost
@@ -39,7 +40,7 @@ def check_run(root: Path, recipe: Recipe, *, overwrite: bool) -> list[str]:
     """
     if root.exists() and not root.is_dir():
         raise PrefoptError(f"{root}: is a file; name a folder for --output")
-    check_apart(root, _inputs(recipe))
+    check_apart(root, _inputs(root, recipe))
     there = names_in(root)
     before = (read_json(root / RUN_RECORD) or {}).get("settings")
     if not isinstance(before, dict):
@@ -138,9 +139,10 @@ def _count(changed: list[str]) -> str:
     return f"{len(changed)} setting{'s differ' if len(changed) > 1 else ' differs'}: {shown(changed)}"
 
 
-def _inputs(recipe: Recipe) -> Iterator[tuple[str, Path]]:
+def _inputs(root: Path, recipe: Recipe) -> Iterator[tuple[str, Path]]:
     """What lies outside the run and may not surround it, be it or lie in it."""
-    if recipe.data.path is not None and os.path.exists(recipe.data.path):
-        yield "data", Path(recipe.data.path)
-    if recipe.model != "tiny" and os.path.isdir(recipe.model):
-        yield "model", Path(recipe.model)
+    kept = os.path.realpath(root / INPUT)
+    for title, name in (("data", recipe.data.path), ("model", recipe.model)):
+        is_there = name and name != "tiny" and os.path.exists(name)
+        if is_there and not Path(os.path.realpath(str(name))).is_relative_to(kept):
+            yield title, Path(str(name))
