@@ -212,3 +212,18 @@ def test_a_stage_whose_folder_is_gone_is_missed(tmp_path, given):
     assert verify(out).damaged == {"00-data": ["the stage's folder or its manifest is missing"]}
     with pytest.raises(PrefoptError, match="nothing that prefopt has on record"):
         verify(tmp_path)
+
+
+def test_what_is_given_in_memory_lies_in_the_run_and_never_over_files_of_others(tmp_path, given):
+    import prefopt
+
+    rows = [{"prompt": f"question {i}", "chosen": "good", "rejected": f"bad {i}"} for i in range(6)]
+    recipe = {name: value for name, value in given.items() if name != "data"}
+    out = tmp_path / "run"
+    for _ in range(2):
+        assert prefopt.run(recipe, out, data=rows).table("data").num_rows == 6
+    (tmp_path / "theirs" / "input").mkdir(parents=True)
+    (tmp_path / "theirs" / "input" / "data.jsonl").write_text("theirs")
+    with pytest.raises(PrefoptError, match="holds other things"):
+        prefopt.run(recipe, tmp_path / "theirs", data=rows)
+    assert _tree(tmp_path / "theirs") == {"input/data.jsonl": b"theirs"}
