@@ -90,6 +90,9 @@ def remove_stale(root: Path, stages: Mapping[str, Stage], used: Collection[Path]
             _tell(path, folder.discard())
     if not tiny and is_tiny(root / MODEL_FOLDER):
         _tell(root / MODEL_FOLDER, discard_tiny(root / MODEL_FOLDER))
+    for path in root.glob("[0-9][0-9]-*.skipped.json"):
+        if path not in used:
+            path.unlink()  # the stage runs now
     for pattern in ("arms/*/rounds/*", "arms/*/rounds", "arms/*", "arms", "rounds/*", "rounds"):
         for path in root.glob(pattern):
             remove_empty(path)
@@ -111,10 +114,7 @@ def _stage_folders(root: Path, stages: Mapping[str, Stage]) -> Iterator[tuple[Pa
 def _has_work(root: Path) -> bool:
     """Whether a stage has finished that took more than reading."""
     manifests = [path for place in PLACES for path in root.glob(f"{place}[0-9][0-9]-*/manifest.json")]
-    return any(
-        path.parent.name not in FIRST and "skipped" not in (read_json(path) or {"skipped": ""})
-        for path in manifests
-    )
+    return any(path.parent.name not in FIRST for path in manifests)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -142,7 +142,9 @@ def _count(changed: list[str]) -> str:
 def _inputs(root: Path, recipe: Recipe) -> Iterator[tuple[str, Path]]:
     """What lies outside the run and may not surround it, be it or lie in it."""
     kept = os.path.realpath(root / INPUT)
-    for title, name in (("data", recipe.data.path), ("model", recipe.model)):
-        is_there = name and name != "tiny" and os.path.exists(name)
+    paths = recipe.data.path if isinstance(recipe.data.path, list) else [recipe.data.path]
+    found = [("data", getattr(path, "path", path)) for path in paths]
+    for title, name in [*found, ("model", recipe.model)]:
+        is_there = isinstance(name, str) and name != "tiny" and os.path.exists(name)
         if is_there and not Path(os.path.realpath(str(name))).is_relative_to(kept):
             yield title, Path(str(name))

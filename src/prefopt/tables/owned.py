@@ -62,7 +62,7 @@ class OwnedFolder:
         """The key or manifest of this very stage; None in a folder that is new, or somebody else's."""
         for name in (KEY, MANIFEST):
             found = read_json(self.path / name)
-            if found and ("key" in found or "skipped" in found) and self._is_mine(found):
+            if found and "key" in found and self._is_mine(found):
                 return found
         return None
 
@@ -172,23 +172,6 @@ class OwnedFolder:
         (self.path / KEY).unlink(missing_ok=True)
         remove_empty(self.path)
         return names_in(self.path)
-
-    def skip(self, reason: str) -> None:
-        """Note in the manifest that the stage does not run; what an earlier run of it left goes.
-
-        Raises:
-            PrefoptError: as `begin`.
-        """
-        wanted = {"stage": self.claims.stage, "skipped": reason}
-        if self.manifest == wanted or not is_first_process():
-            return
-        self.check()
-        if self.own_record() is not None:
-            self._refuse_foreign()
-            write_json(self.path / KEY, {"stage": self.claims.stage, "key": "", "clearing": True})
-            self.clear(lasting=True)
-        write_json(self.path / MANIFEST, wanted)
-        (self.path / KEY).unlink(missing_ok=True)
 
     def damage(self, *, digests: bool = False) -> list[str]:
         """What is wrong with the files of the finished stage, a phrase each. digests: their content is read, too."""
