@@ -12,7 +12,7 @@ from chaos.figures import Figures, spread
 from chaos.worlds import World
 
 SETTINGS = ["--n", "2", "--max_new_tokens", "8", "--server.model", "m", "--server.retries", "2", "--server.backoff_s", "0.001",
-            "--server.timeout_s", "0.6", "--server.concurrency", "4", "--server.give_up_after", "6"]  # fmt: skip
+            "--server.timeout_s", "2.5", "--server.concurrency", "4", "--server.give_up_after", "6"]  # fmt: skip
 ROWS = 32  # answers: 16 prompts, two each
 
 
@@ -54,6 +54,8 @@ def _attempt(
     server.fault = None
     again = world.host.run(argv, home, timeout_s=90)
     figures.tracebacks += again.has_traceback
+    if met == REFUSED and always and again.is_refusal:
+        return ""  # each row was refused for good, and stays so
     if again.code != 0:
         return f"{first.shown()}; then, with a server that is well: {again.shown()}"
     return _accounted(home, 0, again.stdout)

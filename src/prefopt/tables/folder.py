@@ -64,7 +64,8 @@ class StageFolder(OwnedFolder):
         return True
 
     def _tidy(self) -> None:
-        (self.path / KEY).unlink(missing_ok=True)
+        if (self.path / KEY).exists():  # a finished stage may lie on a read-only disk
+            (self.path / KEY).unlink()
         # while rows are failed the answers that came are kept, so that those rows alone can be asked again
         if not self.failed:
             shutil.rmtree(self.path / WORK, ignore_errors=True)
