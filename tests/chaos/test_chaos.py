@@ -55,12 +55,10 @@ def test_verbs_killed_at_a_file_operation_end_like_undisturbed_ones(world, tmp_p
     )
 
 
-@pending
 def test_nothing_of_somebody_else_is_deleted_or_changed(world, tmp_path):
     held(foreign.run(world, tmp_path, most=12), 12)
 
 
-@pending
 def test_of_two_processes_at_one_place_one_works(world, tmp_path):
     held(together.run(world, tmp_path, 4, 0, ("train", "data pairs", "sample", "judge")), 4)
 
@@ -69,7 +67,6 @@ def test_a_damaged_checkpoint_costs_steps_and_nothing_else(world, tmp_path):
     held(damaged.checkpoints(world, tmp_path, 0, ("train",), most=8), 8)
 
 
-@pending
 def test_damaged_results_are_found(world, tmp_path):
     held(damaged.finished(world, tmp_path, 0, "select", most=4), 4)
 
@@ -92,7 +89,6 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(world, tmp_path):
     held(limits.small_files(world, tmp_path, 3, seed=2), 3)
 
 
-@pending
 def test_a_small_file_system(world, tmp_path):
     if not limits.may_mount(tmp_path):
         pytest.skip("a small file system can be mounted by root alone")
