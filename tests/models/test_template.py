@@ -9,8 +9,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from prefopt.core.errors import PrefoptError
+from prefopt.models.marks import count_of, counting, plain_ids, up_to
 from prefopt.models.template import (
     EncodedPair,
+    NothingCounts,
     PromptTooLong,
     TemplateRefused,
     common_prefix,
@@ -20,6 +22,7 @@ from prefopt.models.template import (
     encode_prompt,
     stop_ids,
 )
+from prefopt.models.template_faults import template_faults
 from prefopt.models.tiny import make_tokenizer
 
 WORDS = [
@@ -332,3 +335,102 @@ def test_common_prefix(first, second):
     n = common_prefix(first, second)
     assert first[:n] == second[:n]
     assert n == min(len(first), len(second)) or first[n] != second[n]
+
+
+# ---- what counts in an answer of several turns
+
+TOOLS_TALK = [
+    {"role": "assistant", "content": "look"},
+    {"role": "user", "content": "ZEBRA"},
+    {"role": "tool", "content": "GNU"},
+    {"role": "assistant", "content": "done"},
+]
+
+
+def counted(tokenizer, row, side="chosen"):
+    """(text of the tokens that count, text of the others) of an answer."""
+    encoded = encode_pair(tokenizer, row, max_length=LONG)
+    ids, counts = getattr(encoded, f"{side}_ids"), getattr(encoded, f"{side}_counts")
+    counts = counts or [True] * len(ids)
+    return tuple(
+        tokenizer.decode([i for i, c in zip(ids, counts, strict=True) if c is wanted])
+        for wanted in (True, False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "ours"),
+    [(None, "look{e}done{e}"), ("assistant", "look{e}done{e}"), ("last", "done{e}"), ("all", None)],
+)
+def test_what_users_and_tools_say_within_an_answer_does_not_count(chatml, count, ours):
+    row = pair(messages("q"), TOOLS_TALK, reply("no")) | ({"count_in_answer": count} if count else {})
+    said, others = counted(chatml, row)
+    if ours is None:
+        assert (others, "ZEBRA" in said) == ("", True)
+        return
+    end = chatml.decode([chatml.eos_token_id])
+    assert said == ours.format(e=end)
+    assert "ZEBRA" in others
+    assert "GNU" in others
+    assert "assistant" in others  # the header of the second turn
+    assert counted(chatml, row, "rejected") == (f"no{end}", "")
+    assert encode_pair(chatml, row, max_length=LONG).rejected_counts is None
+
+
+def test_marks_keep_ids_and_mask_in_one_array(chatml):
+    encoded = encode_pair(chatml, pair(messages("q"), TOOLS_TALK, reply("no")), max_length=LONG)
+    array = encoded.marked("chosen")
+    assert plain_ids(array).tolist() == encoded.chosen_ids
+    assert counting(array).tolist() == encoded.chosen_counts
+    assert count_of(array) == sum(encoded.chosen_counts) < len(array)
+    assert encoded.marked("rejected") == encoded.rejected_ids
+    assert count_of(up_to(array, 3)) == 3
+
+
+def test_thinking_that_a_template_leaves_out_of_earlier_turns_leaves_the_turn(chatml):
+    """Qwen-like: the thinking of a turn is rendered only while the turn is the last."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] }}"
+        "{% else %}{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    row = pair(
+        messages("q"),
+        [{"role": "assistant", "content": "<think>hm</think>one"}, *TOOLS_TALK[1:]],
+        reply("no"),
+    )
+    said, others = counted(chatml, row | {"chat_template_kwargs": {"chat_template": template}})
+    end = chatml.decode([chatml.eos_token_id])
+    assert said == f"one{end}done{end}"
+    assert "ZEBRA" in others
+
+
+def test_an_answer_cut_before_its_last_turn_is_dropped_where_that_alone_counts(chatml):
+    row = pair(messages("q"), TOOLS_TALK, reply("no")) | {"count_in_answer": "last"}
+    room = len(encode_pair(chatml, row, max_length=LONG).prompt_ids) + 4
+    with pytest.raises(NothingCounts, match="no token of an answer counts"):
+        encode_pair(chatml, row, max_length=room)
+
+
+# ---- what a template does without a word
+
+
+def test_a_template_that_drops_thinking_is_told_with_the_share(chatml):
+    think = "<think>hm</think>"
+    rows = [
+        pair(messages("q"), reply(f"{think}a"), reply(f"{think}b")),
+        pair(messages("q"), reply("a"), reply("b")),
+    ]
+    template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    told = template_faults(
+        chatml, [row | {"chat_template_kwargs": {"chat_template": template}} for row in rows]
+    )
+    assert len(told) == 1
+    assert "drops a part of 50% of the answers" in told[0]
+    assert template_faults(chatml, rows) == []
+
+
+def test_a_template_with_the_date_is_told(chatml):
+    row = pair(messages("q"), reply("a"), reply("b"))
+    dated = "{{ strftime_now('%Y') }}" + chatml.chat_template
+    (told,) = template_faults(chatml, [row | {"chat_template_kwargs": {"chat_template": dated}}])
+    assert "today's date (strftime_now)" in told

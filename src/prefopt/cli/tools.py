@@ -24,13 +24,15 @@ def inspect_command(
     from prefopt.models.find import resolve_model
     from prefopt.models.load import load_tokenizer
     from prefopt.stages.alone import open_input
+    from prefopt.stages.data.chat import in_messages
     from prefopt.tables.context import Context
     from prefopt.tables.records import rows_of
     from prefopt.tools.inspect import describe_row
 
-    rows = rows_of(open_input(source, Context()).table)
-    chosen = _pick(rows, row, source)
-    typer.echo(describe_row(chosen, load_tokenizer(resolve_model(model)), max_length=max_length))
+    directory = resolve_model(model)
+    table = in_messages(open_input(source, Context(model=directory)).table, directory, "inspect")
+    chosen = _pick(rows_of(table), row, source)
+    typer.echo(describe_row(chosen, load_tokenizer(directory), max_length=max_length))
 
 
 def check_command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from importlib import resources
 from pathlib import Path
@@ -62,3 +63,25 @@ def _from_hub(name: str) -> Path:
             f"model {name!r}: no such directory, and the hub did not give it ({reason}); check the name, or download "
             "it first and give the directory"
         ) from None
+
+
+def has_chat_template(path: Path) -> bool:
+    """Whether a model directory (of an adapter: it or its base) brings a chat template."""
+    if (path / "chat_template.jinja").is_file() or (path / "chat_template.json").is_file():
+        return True
+    if _field(path / "tokenizer_config.json", "chat_template"):
+        return True
+    if (path / "tokenizer_config.json").is_file():
+        return False  # a tokenizer of its own, without
+    base = _field(path / "adapter_config.json", "base_model_name_or_path")
+    return (
+        isinstance(base, str) and Path(base) != path and Path(base).is_dir() and has_chat_template(Path(base))
+    )
+
+
+def _field(path: Path, name: str) -> object:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value.get(name) if isinstance(value, dict) else None

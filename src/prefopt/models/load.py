@@ -20,6 +20,7 @@ from prefopt.core.errors import PrefoptError, out_of_memory
 from prefopt.models.adapters import VOLATILE as ADAPTER_VOLATILE
 from prefopt.models.adapters import WEIGHTS, adapter_settings, base_of, is_adapter, put_in, quantization
 from prefopt.models.bounds import check_sizes, check_unused
+from prefopt.models.marks import plain_ids
 from prefopt.tables.records import digest, file_digest
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -220,9 +221,10 @@ def check_ids(model: PreTrainedModel, ids: list[int], where: str) -> None:
             f"{where}: {len(ids)} tokens, but the model has {positions} positions; set max_length to {positions} or less"
         )
     size = model.get_input_embeddings().weight.shape[0]
-    if max(ids) >= size:
+    largest = int(plain_ids(ids).max())
+    if largest >= size:
         raise PrefoptError(
-            f"{where}: token id {max(ids)}, but the model's embedding has {size} rows; tokenizer and weights do not "
+            f"{where}: token id {largest}, but the model's embedding has {size} rows; tokenizer and weights do not "
             "belong together"
         )
 

@@ -16,6 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.core.errors import PrefoptError
+from prefopt.models.marks import marked
 from prefopt.models.rendering import (
     REFUSED,
     Content,
@@ -34,6 +35,7 @@ __all__ = [
     "EncodedAnswer",
     "EncodedPair",
     "Message",
+    "NothingCounts",
     "PromptTooLong",
     "TemplateRefused",
     "Unfit",
@@ -49,6 +51,12 @@ __all__ = [
 TOO_LONG = "prompt longer than max_length"
 
 
+class NothingCounts(Unfit):
+    """No token of an answer is the model's own, within max_length."""
+
+    reason = "no token of an answer counts"
+
+
 class PromptTooLong(Unfit):
     """The prompt leaves no place for one answer token within max_length."""
 
@@ -60,13 +68,19 @@ class EncodedPair:
     """Token ids of a pair. prompt_ids + chosen_ids (+ rejected_ids) are the two full texts.
 
     Every answer ends with its end token (EOS, or the template's end of turn) unless it was cut.
-    truncated: an answer was cut at max_length.
+    truncated: an answer was cut at max_length. chosen_counts, rejected_counts: which tokens count in the loss; None: all.
     """
 
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
     truncated: bool
+    chosen_counts: list[bool] | None = None
+    rejected_counts: list[bool] | None = None
+
+    def marked(self, side: str) -> list[int]:
+        """Ids of an answer, those that do not count marked (`models.marks`)."""
+        return marked(getattr(self, f"{side}_ids"), getattr(self, f"{side}_counts"))
 
 
 @dataclass(frozen=True)
@@ -76,6 +90,12 @@ class EncodedAnswer:
     prompt_ids: list[int]
     answer_ids: list[int]
     truncated: bool
+    counts: list[bool] | None = None
+
+    @property
+    def marked(self) -> list[int]:
+        """Ids of the answer, those that do not count marked (`models.marks`)."""
+        return marked(self.answer_ids, self.counts)
 
 
 def encode_pair(
@@ -89,13 +109,19 @@ def encode_pair(
     Raises:
         PromptTooLong: no room for one answer token.
         TemplateRefused: the chat template raised.
+        NothingCounts: an answer without a token that counts (say, cut before the last turn).
         PrefoptError: messages, but no chat template; no EOS token where one must be added.
     """
     answers = [row["chosen"], row["rejected"]]
     prompt_ids, (chosen, rejected) = _encode(tokenizer, row["prompt"], answers, *_template_options(row))
     room = _room(prompt_ids, max_length)
     truncated = max(len(chosen), len(rejected)) > room
-    return EncodedPair(prompt_ids, chosen[:room], rejected[:room], truncated)
+    chosen, rejected = chosen[:room], rejected[:room]
+    counts = [
+        turn_counts(tokenizer, row, answer, prompt_ids, ids)
+        for answer, ids in zip(answers, (chosen, rejected), strict=True)
+    ]
+    return EncodedPair(prompt_ids, chosen, rejected, truncated, *counts)
 
 
 def encode_answer(
@@ -104,7 +130,96 @@ def encode_answer(
     """Encode `row`'s prompt with one answer (text or messages), by the rules of `encode_pair`."""
     prompt_ids, (ids,) = _encode(tokenizer, row["prompt"], [answer], *_template_options(row))
     room = _room(prompt_ids, max_length)
-    return EncodedAnswer(prompt_ids, ids[:room], len(ids) > room)
+    counts = turn_counts(tokenizer, row, answer, prompt_ids, ids[:room])
+    return EncodedAnswer(prompt_ids, ids[:room], len(ids) > room, counts)
+
+
+def turn_counts(
+    tokenizer: PreTrainedTokenizerBase,
+    row: Mapping[str, Any],
+    answer: Content,
+    prompt_ids: Sequence[int],
+    ids: Sequence[int],
+) -> list[bool] | None:
+    """Which tokens of an answer count: those that assistant turns write, their end tokens included; None: all.
+
+    What a user or a tool says within an answer, and the headers of all turns, are context. `row["count_in_answer"]`:
+    assistant (default), last (the last assistant turn alone) or all.
+
+    Raises:
+        NothingCounts: none does.
+    """
+    wanted = row.get("count_in_answer") or "assistant"
+    if isinstance(answer, str) or isinstance(row["prompt"], str) or len(answer) < 2 or wanted == "all":
+        return None
+    tools, kwargs = _template_options(row)
+    full = [*prompt_ids, *ids]
+    last = max(n for n, message in enumerate(answer) if message["role"] == "assistant")
+    counts = [False] * len(full)
+    for n, message in enumerate(answer):
+        if message["role"] != "assistant" or (wanted == "last" and n != last):
+            continue
+        start, end = _turn(tokenizer, row["prompt"], answer, n, tools, kwargs, full)
+        counts[start:end] = [True] * (end - start)
+    found = counts[len(prompt_ids) :]
+    if not any(found):
+        raise NothingCounts(f"{NothingCounts.reason}: raise max_length, or see data.count")
+    return found
+
+
+def _turn(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    answer: Sequence[Message],
+    n: int,
+    tools: Sequence[Any] | None,
+    kwargs: Mapping[str, Any],
+    full: Sequence[int],
+) -> tuple[int, int]:
+    """Place of the n-th message of an answer in `full` (ids of prompt and answer): behind its header, up to its end token.
+
+    The template is asked with and without the message. Where it renders a turn otherwise once others follow (thinking
+    left out of earlier turns), the end is where the next turn's rendering agrees again, less that turn's header.
+    """
+    before, with_it = [*prompt, *answer[:n]], [*prompt, *answer[: n + 1]]
+    start = common_prefix(tokenize(tokenizer, _opened(tokenizer, before, tools, kwargs)), full)
+    if n == len(answer) - 1:
+        return start, len(full)
+    whole = tokenize(tokenizer, render(tokenizer, with_it, tools, kwargs))
+    end = common_prefix(whole, full)
+    if end < len(whole) and len(full) > end:
+        header = _tail(
+            tokenizer,
+            whole,
+            tokenize(tokenizer, render(tokenizer, [*with_it, answer[n + 1]], tools, kwargs)),
+            full,
+        )
+        end = max(end, header)
+    return start, max(start, _last_word(tokenizer, full[:end]) + 1)
+
+
+def _opened(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None,
+    kwargs: Mapping[str, Any],
+) -> str:
+    """The messages with the header of an assistant turn behind them, as it stands in front of every answer."""
+    try:
+        return _prompt_texts(tokenizer, messages, tools, kwargs)[1]
+    except TemplateRefused:  # not after an assistant's own turn: the header is part of what follows
+        return render(tokenizer, messages, tools, kwargs)
+
+
+def _tail(
+    tokenizer: PreTrainedTokenizerBase, alone: Sequence[int], followed: Sequence[int], full: Sequence[int]
+) -> int:
+    """End, in `full`, of a turn that is rendered otherwise when another follows: its first end token behind the place
+    where the renderings part."""
+    agreed = common_prefix(followed, full)
+    parted = common_prefix(alone, full)
+    ends = _end_ids(tokenizer, len(tokenizer))
+    return next((i + 1 for i in range(parted, agreed) if full[i] in ends), parted)
 
 
 def encode_prompt(

@@ -21,6 +21,7 @@ from prefopt.core.plugins import load_installed
 from prefopt.core.settings import parse_config
 from prefopt.models.given import given_model
 from prefopt.stages.alone import Opened, open_input, run_alone
+from prefopt.stages.data.chat import for_model
 from prefopt.stages.data.data import data as read_data
 from prefopt.stages.data.settings import DataConfig
 from prefopt.stages.stage import Stage
@@ -290,7 +291,8 @@ def _opened(name: str, given: Any, context: Context) -> Opened:
     key = rows_digest(rows)
     if all(column in rows[0] for column in OURS):
         return Opened(make_table(rows), key)
-    read = read_data(rows, DataConfig(heldout=0.0), Context(context.seed, strict=context.strict))  # type: ignore[call-arg]
+    config = for_model(DataConfig(heldout=0.0), context.model)  # type: ignore[call-arg]
+    read = read_data(rows, config, Context(context.seed, strict=context.strict))
     return Opened(read.table, key, read.dropped)
 
 

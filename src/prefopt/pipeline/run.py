@@ -32,6 +32,7 @@ from prefopt.pipeline.obstacles import check_columns, check_losses, check_served
 from prefopt.pipeline.recipe import BASE, Recipe, resolve_arms
 from prefopt.pipeline.rounds import Round, check_rounds, round_home, train_inputs
 from prefopt.stages.data import data
+from prefopt.stages.data.chat import for_model
 from prefopt.stages.evaluate import evaluate
 from prefopt.stages.judge import judge
 from prefopt.stages.rank import rank
@@ -223,10 +224,20 @@ def _run_data(state: Run) -> Done:
             f"recipe {state.recipe.name!r} has no data; say which, e.g. prefopt run {state.recipe.name} "
             "--data FILE.jsonl.gz"
         )
+    config = _for_model(state, config)
     context = Context(seed=stage_seed(state.recipe.seed, "data"), strict=state.strict)
     return state.work(
         state, BY_NAME["data"], config, state.root, None, context, extra=[data.source_digest(config)]
     )
+
+
+def _for_model(state: Run, config: Any) -> Any:
+    """Settings of data with `chat: auto` settled by the recipe's model; one that is made of the data reads it as it is."""
+    from prefopt.models.find import resolve_model
+
+    if config.chat != "auto" or state.recipe.model == "tiny":
+        return config
+    return for_model(config, resolve_model(state.recipe.model))
 
 
 def prepare_model(state: Run, source: Done) -> None:
@@ -357,6 +368,6 @@ def _test_prompts(state: Run, config: Any) -> Done:
     """The test prompts, read once for all arms, in `00-test`."""
     context = Context(seed=stage_seed(state.recipe.seed, "test"), strict=state.strict)
     return state.work(
-        state, BY_NAME["data"], config.data, state.root, None, context,
+        state, BY_NAME["data"], _for_model(state, config.data), state.root, None, context,
         extra=["test", data.source_digest(config.data)], folder_name=TEST_FOLDER,
     )  # fmt: skip

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from prefopt.core.errors import PrefoptError
+from prefopt.models.marks import counting, plain_ids
 from prefopt.scoring.router import RouterTap
 from prefopt.scoring.workspace import Workspace, embed
 
 Ids = Sequence[int] | np.ndarray
-# prompt ids and answer ids; both hold at least one token
+# prompt ids and answer ids; both hold at least one token. Answer tokens that do not count are marked (models.marks)
 Pair = tuple[Ids, Ids]
 
 # [chunk_tokens, V] logits in fp32 take 64 MiB at this size (a few times that while the gradient is formed), and 512 MiB on
@@ -43,8 +44,8 @@ CHECK_TOKENS = 256
 class Batch:
     """Right-padded sequences. input_ids, attention_mask, position_ids: [B, T]; the rest [N], sequence by sequence.
 
-    rows, columns: which hidden state predicts each answer token. targets: the answer tokens. lengths: answer
-    tokens per sequence.
+    rows, columns: which hidden state predicts each answer token that counts. targets: those tokens. lengths: how many
+    of them per sequence.
     """
 
     input_ids: Tensor
@@ -70,14 +71,17 @@ def make_batch(sequences: Sequence[Pair], pad_id: int = 0) -> Batch:
     if not sequences or any(len(prompt) == 0 or len(answer) == 0 for prompt, answer in sequences):
         raise ValueError("a batch needs sequences with at least one prompt token and one answer token")
     prompts = [len(prompt) for prompt, _ in sequences]
-    lengths = [len(answer) for _, answer in sequences]
-    width = max(p + a for p, a in zip(prompts, lengths, strict=True))
+    sizes = [len(answer) for _, answer in sequences]
+    counts = [counting(answer) for _, answer in sequences]
+    answers = [plain_ids(answer) for _, answer in sequences]
+    width = max(p + a for p, a in zip(prompts, sizes, strict=True))
     ids = np.full((len(sequences), width), pad_id, dtype=np.int64)
     mask = np.zeros_like(ids)
-    for row, (prompt, answer) in enumerate(sequences):
-        ids[row, : len(prompt) + len(answer)] = np.concatenate([np.asarray(prompt), np.asarray(answer)])
+    for row, ((prompt, _), answer) in enumerate(zip(sequences, answers, strict=True)):
+        ids[row, : len(prompt) + len(answer)] = np.concatenate([np.asarray(prompt), answer])
         mask[row, : len(prompt) + len(answer)] = 1
-    columns = [np.arange(p - 1, p - 1 + a) for p, a in zip(prompts, lengths, strict=True)]
+    columns = [np.arange(p - 1, p - 1 + len(c))[c] for p, c in zip(prompts, counts, strict=True)]
+    lengths = [len(each) for each in columns]
     return Batch(
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.from_numpy(mask),
@@ -85,7 +89,7 @@ def make_batch(sequences: Sequence[Pair], pad_id: int = 0) -> Batch:
         position_ids=torch.from_numpy(np.maximum(mask.cumsum(1) - 1, 0)),
         rows=torch.from_numpy(np.repeat(np.arange(len(sequences)), lengths)),
         columns=torch.from_numpy(np.concatenate(columns)),
-        targets=torch.from_numpy(np.concatenate([np.asarray(a, dtype=np.int64) for _, a in sequences])),
+        targets=torch.from_numpy(np.concatenate([a[c] for a, c in zip(answers, counts, strict=True)])),
         lengths=tuple(lengths),
     )
 
@@ -245,7 +249,7 @@ def check_model(model: nn.Module, sequence: Pair) -> float:
         PrefoptError: they differ, so the model does something to its logits that is not known here; or they are
             not finite.
     """
-    prompt, answer = (list(map(int, ids)) for ids in sequence)
+    prompt, answer = (plain_ids(ids).tolist() for ids in sequence)
     answer = answer[:CHECK_TOKENS]
     dtype = next(model.parameters()).dtype
     was_training = model.training

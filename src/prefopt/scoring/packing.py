@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from prefopt.models.marks import count_of, counting, plain_ids
+
 # token ids, a list or an array of integers
 Ids = Sequence[int] | np.ndarray
 # columns of a row that the mask is made of
@@ -132,12 +134,12 @@ def make_row(groups: Sequence[Group], *, pad_to: int = 1, pad_id: int = 0) -> Ro
         offset = start + size
         for segment, answer in enumerate(group.answers, 1):
             read = len(answer) - 1
-            ids.append(answer[:read])
+            plain, counts = plain_ids(answer), counting(answer)
+            ids.append(plain[:read])
             positions.append(np.arange(size, size + read))
             segments.append(np.full(read, segment))
-            columns.append([start + size - 1])
-            columns.append(np.arange(offset, offset + read))
-            targets.append(answer)
+            columns.append(np.concatenate([[start + size - 1], np.arange(offset, offset + read)])[counts])
+            targets.append(plain[counts])
             offset += read
         owners.append(np.full(offset - start, owner))
         start = offset
@@ -149,7 +151,7 @@ def make_row(groups: Sequence[Group], *, pad_to: int = 1, pad_id: int = 0) -> Ro
         segments=_joined([*segments, np.zeros(padding)]),
         columns=_joined(columns),
         targets=_joined(targets),
-        lengths=tuple(len(answer) for group in groups for answer in group.answers),
+        lengths=tuple(count_of(answer) for group in groups for answer in group.answers),
         places=tuple(place for group in groups for place in group.places),
     )
 

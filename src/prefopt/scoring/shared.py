@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from prefopt.core.errors import PrefoptError
+from prefopt.models.marks import plain_ids
 from prefopt.scoring.head import fused_head_logps
 from prefopt.scoring.logprobs import (
     CHECK_TOKENS,
@@ -249,7 +250,7 @@ def trial_row(sequences: Sequence[Pair]) -> list[Pair]:
     """Three sequences that share and do not share: the longest prompt with two answers, and another prompt."""
     longest = max(sequences, key=lambda pair: len(pair[0]) + len(pair[1]))
     shortest = min(sequences, key=lambda pair: len(pair[0]) + len(pair[1]))
-    answer, other = ([int(token) for token in ids] for ids in (longest[1], shortest[1][:CHECK_TOKENS]))
+    answer, other = (plain_ids(ids).tolist() for ids in (longest[1], shortest[1][:CHECK_TOKENS]))
     # no longer than the first answer, so that it has positions; turned, so that the two differ
     second = [*other, *answer[::-1]][: min(len(answer), CHECK_TOKENS)]
     return [(longest[0], answer), (longest[0], second), (shortest[0], other)]

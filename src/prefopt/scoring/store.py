@@ -30,6 +30,7 @@ from prefopt.tables.table_rows import TableRows, read_table
 FORMAT = 1
 HEADER = "store.json"
 CONTENT = ("prompt", "chosen", "rejected", "tools", "chat_template_kwargs")
+COUNT = "count_in_answer"
 SINGLE_CONTENT = ("prompt", "completion", "tools", "chat_template_kwargs")
 TITLES = {"model": "model weights", "tokenizer": "tokenizer", "chat_template": "chat template"}
 
@@ -69,7 +70,8 @@ class StoreKey:
 
 def row_key(row: Mapping[str, Any]) -> str:
     """Content hash (SHA-256 hex) of what the reference model sees of a row; id and other columns do not count."""
-    return digest([row.get(name) or None for name in (SINGLE_CONTENT if is_single(row) else CONTENT)])
+    parts = [row.get(name) or None for name in (SINGLE_CONTENT if is_single(row) else CONTENT)]
+    return digest([*parts, row[COUNT]] if row.get(COUNT) else parts)
 
 
 def is_single(row: Mapping[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from prefopt import __version__
 from prefopt.core.errors import PrefoptError
 from prefopt.core.notice import notice
 from prefopt.stages.data import data
+from prefopt.stages.data.chat import for_model, in_messages
 from prefopt.stages.places import check_places
 from prefopt.stages.running import run_stage, way_of
 from prefopt.stages.stage import Stage
@@ -86,6 +87,8 @@ def _run_alone(
     at_reading = dict(opened.dropped) if opened else {}
     about = {"key": key, "input": input_key, "dropped_at_reading": at_reading}
     table = opened.table if opened else None
+    if table is not None and stage.name in ("sample", "reference") and stage.wants_model(config):
+        table = in_messages(table, context.model, stage.name)
     result = run_stage(stage, config, folder, table, context, about, again=way == "again")
     return replace(result, dropped={**at_reading, **result.dropped})
 
@@ -105,7 +108,7 @@ def open_input(source: str, context: Context) -> Opened:
     if _is_stage_folder(path):
         folder = StageFolder(path)
         return Opened(folder.table(), digest(*(file_digest(part) for part in folder.parts())))
-    config = data.DataConfig(path=source, heldout=0.0)
+    config = for_model(data.DataConfig(path=source, heldout=0.0), context.model)
     key = data.source_digest(config)
     if path.suffix == ".parquet" and path.is_file() and is_ours(path):
         return Opened(read_table(path), key)

@@ -147,8 +147,10 @@ def run_stage(
         _tell_changes(folder, config, about["key"])
         folder.begin(about["key"])
     context = Context(context.seed, context.model, folder, context.strict, context.inputs)
-    if not on_terminal():  # there a bar says it
-        say(f"{stage.name}: {f'{table.num_rows:,} rows' if table is not None else 'begins'}")
+    form = _form(table) if table is not None and stage.wants_model(config) else ""
+    if form or not on_terminal():  # there a bar says the rest
+        say(f"{stage.name}: {f'{table.num_rows:,} rows{form}' if table is not None else 'begins'}")
+    _warn_of_template(stage, config, table, context)
     start = time.perf_counter()
     with folder.timed("stage"), memory_told(stage.name, config):
         output = stage.run(table, config, context)
@@ -160,6 +162,34 @@ def run_stage(
     })  # fmt: skip
     _tell(stage, folder, time.perf_counter() - start)
     return output
+
+
+def _form(table: Dataset) -> str:
+    """How the rows of a stage reach the model."""
+    if not table.num_rows or "prompt" not in table.column_names:
+        return ""
+    is_text = isinstance(table[0]["prompt"], str)
+    return ", prompts as plain text" if is_text else ", messages through the chat template"
+
+
+def _warn_of_template(stage: Stage, config: Any, table: Dataset | None, context: Context) -> None:
+    """What the chat template does to the answers without a word, told once: by the first stage that reads them."""
+    if table is None or not table.num_rows or not stage.wants_model(config) or context.model is None:
+        return
+    names = set(table.column_names)
+    is_first = stage.name == "reference" or (
+        stage.name == "train" and not names & {"ref_chosen_logps", "ref_completion_logps"}
+    )
+    if not is_first or "prompt" not in names or isinstance(table[0]["prompt"], str):
+        return
+    from prefopt.models.load import load_tokenizer
+    from prefopt.models.template_faults import ROWS, template_faults
+    from prefopt.tables.records import rows_of
+
+    for line in template_faults(
+        load_tokenizer(context.model), rows_of(table.select(range(min(ROWS, table.num_rows))))
+    ):
+        say(f"warning: {stage.name}: {line}")
 
 
 def _tell(stage: Stage, folder: StageFolder, seconds: float) -> None:

@@ -28,6 +28,14 @@ COLUMNS: dict[str, Column] = {
     "tools": Column("json", "data", "tool definitions for the chat template"),
     "judgments": Column("json", "data", "recorded verdicts on the prompt's completions, as in the file"),
     "chat_template_kwargs": Column("json", "data", "extra arguments for the chat template"),
+    "count_in_answer": Column(
+        "string",
+        "data",
+        "which turns of an answer count in the loss: assistant (default), last, all (data.count)",
+    ),
+    "plain_text": Column(
+        "bool", "data", "text on purpose, also for a model with a chat template (data.chat: false)"
+    ),
     "completion": Column(
         "content", "sample", "the sampled answer, without template or EOS; unpaired data: text or messages"
     ),

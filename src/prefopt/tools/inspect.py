@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
@@ -30,7 +30,7 @@ def describe_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max
         raise PrefoptError("inspect: the row has no prompt; give a file of prompts or pairs")
     names = [name for name in ANSWERS if row.get(name) is not None]
     try:
-        prompt, answers, cut = _encode(row, names, tokenizer, max_length)
+        prompt, answers, cut, masks = _encode(row, names, tokenizer, max_length)
         note = ""
     except PromptTooLong as error:
         prompt, answers, cut = (
@@ -38,11 +38,12 @@ def describe_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max
             {},
             set(),
         )
+        masks = {}
         note = f"\n{escape(str(error))}; the row is dropped\n"
     lines = [_headline(row, prompt, answers, max_length), note]
-    lines += _section("prompt", prompt, 0, tokenizer, counts=False)
+    lines += _section("prompt", prompt, 0, tokenizer, [False] * len(prompt))
     for name, ids in answers.items():
-        lines += _section(name, ids, len(prompt), tokenizer, counts=True)
+        lines += _section(name, ids, len(prompt), tokenizer, masks.get(name) or [True] * len(ids))
         lines.append(_ending(ids, name in cut, tokenizer, max_length))
     return "\n".join(lines) + "\n"
 
@@ -63,8 +64,8 @@ def _escape(character: str) -> str:
 
 def _encode(
     row: Mapping[str, Any], names: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[int], dict[str, list[int]], set[str]]:
-    """Prompt ids, answer ids by name, and which answers were cut."""
+) -> tuple[list[int], dict[str, list[int]], set[str], dict[str, list[bool] | None]]:
+    """Prompt ids, answer ids by name, which answers were cut, and which of their tokens count (None: all)."""
     from prefopt.models.template import encode_answer, encode_pair, encode_prompt, stop_ids
 
     if {"chosen", "rejected"} <= set(names):
@@ -74,15 +75,16 @@ def _encode(
         cut = {
             name for name, ids in answers.items() if whole.truncated and ids[-1] not in stop_ids(tokenizer)
         }
-        return whole.prompt_ids, answers, cut
+        masks = {"chosen": whole.chosen_counts, "rejected": whole.rejected_counts}
+        return whole.prompt_ids, answers, cut, masks
     prompt = encode_prompt(tokenizer, row["prompt"], row.get("tools"), **_options(row))
     found: dict[str, list[int]] = {}
-    cut = set()
+    cut, masks = set(), {}
     for name in names:
         one = encode_answer(tokenizer, row, row[name], max_length=max_length)
-        prompt, found[name] = one.prompt_ids, one.answer_ids
+        prompt, found[name], masks[name] = one.prompt_ids, one.answer_ids, one.counts
         cut |= {name} if one.truncated else set()
-    return prompt, found, cut
+    return prompt, found, cut, masks
 
 
 def _headline(
@@ -94,12 +96,13 @@ def _headline(
 
 
 def _section(
-    title: str, ids: Iterable[int], start: int, tokenizer: PreTrainedTokenizerBase, *, counts: bool
+    title: str, ids: Sequence[int], start: int, tokenizer: PreTrainedTokenizerBase, counts: Sequence[bool]
 ) -> Iterator[str]:
-    yield f"\n{title} ({'counts' if counts else 'context, does not count'})"
+    share = f"{sum(counts)} of {len(ids)} tokens count" if any(counts) and not all(counts) else "counts"
+    yield f"\n{title} ({share if any(counts) else 'context, does not count'})"
     yield f"{'position':>8} {'id':>7} {'mask':>4}  token"
-    for offset, token in enumerate(ids):
-        yield f"{start + offset:>8} {token:>7} {int(counts):>4}  '{_token_text(token, tokenizer)}'"
+    for offset, (token, is_counted) in enumerate(zip(ids, counts, strict=True)):
+        yield f"{start + offset:>8} {token:>7} {int(is_counted):>4}  '{_token_text(token, tokenizer)}'"
 
 
 def _token_text(token: int, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from prefopt.models.marks import count_of
+
 PAIR_ROLES = ("chosen", "rejected")
 UNPAIRED_ROLES = ("completion", "kl")
 
@@ -27,7 +29,7 @@ class Example:
     """One row as the trainer reads it: token ids of the prompt and of each answer by role.
 
     answers: "chosen" and "rejected" of a pair, or "completion" (and "kl", the mismatched one) of an unpaired row;
-    the end-of-sequence token is among them. reference: log ref(answer | prompt) by role, summed, nats; ROLE_prefix
+    the end-of-sequence token is among them; tokens that do not count are marked (models.marks). reference: log ref(answer | prompt) by role, summed, nats; ROLE_prefix
     is that of the first `shared_tokens`.
     label: unpaired rows only, whether the completion is desired.
     """
@@ -47,7 +49,7 @@ class Example:
     @property
     def shared_tokens(self) -> int:
         """min(chosen, rejected) answer tokens of a pair: the part that LD-DPO (2409.06411) counts in full."""
-        return min(len(self.answers[role]) for role in PAIR_ROLES)
+        return min(count_of(self.answers[role]) for role in PAIR_ROLES)
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def constants(
         columns["label"] = [float(bool(slot.example.label)) for slot in slots]
     for role in roles:
         columns[f"ref_{role}"] = [slot.example.reference.get(role, math.nan) for slot in slots]
-        columns[count_name(role)] = [float(len(slot.example.answers[role])) for slot in slots]
+        columns[count_name(role)] = [float(count_of(slot.example.answers[role])) for slot in slots]
     for name in prefixes:
         columns[f"ref_{name}"] = [slot.example.reference.get(name, math.nan) for slot in slots]
     return {

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.lazy import Lazy
+from prefopt.models.marks import count_of
 from prefopt.models.template import Unfit, encode_answer, encode_pair
 from prefopt.training.collate import PAIR_ROLES, Example, compact
 
@@ -62,13 +63,13 @@ def _encode(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) -> tu
     weight = float(row.get("weight", 1.0))
     if "completion" in row and "chosen" not in row:
         single = encode_answer(tokenizer, row, row["completion"], max_length=max_length)
-        answers = {"completion": compact(single.answer_ids)}
+        answers = {"completion": compact(single.marked)}
         label = row.get("label")
         label = None if label is None else bool(label)
         prompt, is_cut = single.prompt_ids, single.truncated
     else:
         pair = encode_pair(tokenizer, row, max_length=max_length)
-        answers = {"chosen": compact(pair.chosen_ids), "rejected": compact(pair.rejected_ids)}
+        answers = {role: compact(pair.marked(role)) for role in PAIR_ROLES}
         prompt, is_cut, label = pair.prompt_ids, pair.truncated, None
     _check_counts(row, answers)
     if row.get("kl_ids") and row.get("ref_kl_logps") is not None:
@@ -89,9 +90,9 @@ def _reference_columns(row: Row, answers: Mapping[str, Any]) -> Iterator[tuple[s
 def _check_counts(row: Row, answers: Mapping[str, Any]) -> None:
     for role, ids in answers.items():
         counted = row.get(f"{role}_tokens")
-        if counted is not None and row.get(f"ref_{role}_logps") is not None and counted != len(ids):
+        if counted is not None and row.get(f"ref_{role}_logps") is not None and counted != count_of(ids):
             raise PrefoptError(
-                f"train: row {row['id']!r}: {role} has {len(ids)} tokens here, but its reference log-prob is of "
+                f"train: row {row['id']!r}: {role} has {count_of(ids)} tokens here, but its reference log-prob is of "
                 f"{counted}; use the same model, chat template and max_length as `prefopt reference`"
             )
 

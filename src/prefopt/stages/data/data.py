@@ -53,7 +53,17 @@ _NAMED = {
     "unpaired": ("id", "prompt_id", "prompt", "split", "completion", "label"),
 }  # fmt: skip
 # columns that hold what they must by construction; other names of our vocabulary are looked at by `settle_columns`
-_SETTLED = ("id", "prompt_id", "prompt", "split", "tools", "chat_template_kwargs", "gold")
+_SETTLED = (
+    "plain_text",
+    "count_in_answer",
+    "id",
+    "prompt_id",
+    "prompt",
+    "split",
+    "tools",
+    "chat_template_kwargs",
+    "gold",
+)
 _SETTLED_BY_KIND = {
     "prompts": (),
     "completions": ("completion", "completion_index"),
@@ -114,6 +124,8 @@ def data(table: Dataset | Sequence[Row] | None, config: DataConfig, context: Con
 def _told(source: str, quality: Mapping[str, Any]) -> str:
     """One line: as what a file was read, and the columns that nothing reads."""
     said = f"{source}: read as {quality['kind']} (form {quality['source_format']}, {quality['format']})"
+    if quality["became_messages"]:
+        said += "; text prompts became messages, for the chat template (data.chat: false keeps them text)"
     names = [name if name.isprintable() else repr(name) for name in quality["unread"]]
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     return f"{said}; kept but not read: {', '.join(names[:12])}{more}" if names else said
@@ -147,11 +159,12 @@ def _read(
 ) -> tuple[Format, list[Placed], dict[str, Any]]:
     """The form, the usable rows of all sources (mixed by their weights), and counts."""
     found = [_convert(file, config, context, dropped) for _, file in files]
-    parts = [placed for placed, _, _ in found]
+    parts = [placed for placed, _ in found]
     form = files[0][1].form
     counts: dict[str, Any] = {
-        "rows_in": sum(count for _, count, _ in found),
-        "unread": sorted({name for _, _, names in found for name in names}),
+        "rows_in": sum(seen["rows_in"] for _, seen in found),
+        "unread": sorted({name for _, seen in found for name in seen["unread"]}),
+        "became_messages": sum(seen["became_messages"] for _, seen in found),
     }
     sources = [source for source, _ in files if source is not None]
     weights = [source.weight for source in sources if source.weight is not None]
@@ -169,11 +182,13 @@ def _table_rows(table: Dataset | Sequence[Row], config: DataConfig) -> Iterator[
 
 def _convert(
     file: Opened, config: DataConfig, context: Context, dropped: dict[str, int]
-) -> tuple[list[Placed], int, list[str]]:
-    """Rows as the form reads them, how many there were, and the columns that nothing reads."""
+) -> tuple[list[Placed], dict[str, Any]]:
+    """Rows as the form reads them, and: how many there were, columns that nothing reads, texts that became messages."""
     form = file.form
+    options = template_options(config)
+    chat = True if options and config.chat == "auto" else config.chat
     placed = []
-    count = 0
+    count = became = 0
     unread: set[str] = set()
     for raw, where in file.rows:
         count += 1
@@ -181,13 +196,45 @@ def _convert(
         try:
             converted = form.convert(ready)
             unread |= (converted.keys() & ready.keys()) - COLUMNS.keys()
-            row = to_form(converted, config.chat, form.kind)
+            row = to_form(converted, chat, form.kind)
+            became += isinstance(row["prompt"], list) and isinstance(converted["prompt"], str)
             if config.system is not None:
                 row["prompt"] = with_system(row["prompt"], config.system)
-            placed.append((check_row(row, form.kind), where))
+            if config.chat is False and isinstance(row["prompt"], str):
+                row["plain_text"] = True
+            if config.count != "assistant":
+                row["count_in_answer"] = config.count
+            placed.append((with_options(check_row(row, form.kind), options), where))
         except BadRow as bad:
             context.drop(dropped, bad.reason, f"{where} ({bad.detail})" if bad.detail else where)
-    return placed, count, sorted(unread)
+    return placed, {"rows_in": count, "unread": sorted(unread), "became_messages": became}
+
+
+def template_options(config: DataConfig) -> Row:
+    """Arguments for the chat template that all rows get: `data.chat_template_kwargs`, and a template file's text.
+
+    Raises:
+        PrefoptError: the file cannot be read.
+    """
+    options = dict(config.chat_template_kwargs)
+    if config.chat_template is not None:
+        try:
+            options["chat_template"] = config.chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise PrefoptError(
+                f"data.chat_template {config.chat_template}: cannot be read ({reason}); give a file"
+            ) from None
+    return options
+
+
+def with_options(row: Row, options: Row) -> Row:
+    """The row with `options` for its chat template, below its own."""
+    return (
+        {**row, "chat_template_kwargs": {**options, **row.get("chat_template_kwargs", {})}}
+        if options
+        else row
+    )
 
 
 def _without_lost_weights(
@@ -291,5 +338,8 @@ STAGE = Stage(
     reads=(),
     adds=("id", "prompt_id", "prompt", "split"),
     about="read prompts, recorded completions or pairs",
-    outside=lambda config: format_digests(),
+    outside=lambda config: [
+        *format_digests(),
+        *([digest(template_options(config))] if config.chat_template else []),
+    ],
 )

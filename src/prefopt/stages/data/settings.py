@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -56,7 +57,20 @@ class DataConfig(Config):
         {},
         description="your column names to ours, e.g. {question: prompt, input.messages: prompt} (dots lead into objects and lists)",
     )
-    chat: bool | None = Field(
-        None,
-        description="true: text prompts become a user message; false: the reverse; null: left as they are",
+    chat: bool | Literal["auto"] | None = Field(
+        "auto",
+        description="text prompts as a user message: auto, where the model has a chat template; true; false: lone user "
+        "messages become text; null: left as they are",
+    )
+    count: Literal["assistant", "last", "all"] = Field(
+        "assistant",
+        description="what counts in an answer of several turns: what the assistant says (headers, users and tools do not), "
+        "its last turn alone, or all",
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {},
+        description="arguments for the chat template, for all rows, e.g. {enable_thinking: false}; a row's own win",
+    )
+    chat_template: Path | None = Field(
+        None, description="file with a chat template that is used in place of the model's own"
     )

@@ -84,9 +84,12 @@ def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageO
 def _test_prompts(table: Dataset, config: EvaluateConfig, context: Context) -> list[Row]:
     found = context.inputs.get("prompts")
     if found is None and config.data is not None:
+        from prefopt.stages.data.chat import for_model
         from prefopt.stages.data.data import data
 
-        found = data(None, config.data, Context(context.seed, strict=context.strict)).table
+        found = data(
+            None, for_model(config.data, context.model), Context(context.seed, strict=context.strict)
+        ).table
     if found is not None:
         rows = rows_of(found)
     elif "chosen" in table.column_names or is_unpaired(table.column_names):

@@ -57,6 +57,7 @@ def _encode_pairs(
     dropped: dict[str, int],
 ) -> tuple[list[Row], list[tuple[Pair, Pair]]]:
     from prefopt.models.load import check_ids
+    from prefopt.models.marks import count_of, up_to
     from prefopt.models.template import Unfit, encode_pair
 
     kept: list[Row] = []
@@ -70,14 +71,13 @@ def _encode_pairs(
             context.drop(dropped, error.reason, where)
             continue
         sides = []
-        for name, answer in (("chosen", ids.chosen_ids), ("rejected", ids.rejected_ids)):
+        for name, answer in ((side, ids.marked(side)) for side in ("chosen", "rejected")):
             # stage 04 cut answers at its own max_length; the same tokens count here
-            cut = answer[: row[f"{name}_tokens"]] if measured else answer
-            if measured and (
-                len(cut) != row[f"{name}_tokens"] or (len(cut) < len(answer) and not row.get("truncated"))
-            ):
+            wanted, found = int(row.get(f"{name}_tokens") or 0), count_of(answer)
+            cut = up_to(answer, wanted) if measured else answer
+            if measured and (found < wanted or (wanted < found and not row.get("truncated"))):
                 raise PrefoptError(
-                    f"{where}: {name} has {len(answer)} tokens here, but {row[f'{name}_tokens']} in the reference's "
+                    f"{where}: {name} has {found} tokens here, but {wanted} in the reference's "
                     "log-probs; evaluate with the tokenizer and chat template of the reference model"
                 )
             check_ids(model, [*ids.prompt_ids, *cut], where)

@@ -62,12 +62,13 @@ def _encode(
     dropped: dict[str, int],
 ) -> tuple[list[Row], list[tuple[list[int], list[int]]]]:
     from prefopt.models.load import check_ids
+    from prefopt.models.marks import count_of, up_to
     from prefopt.models.template import Unfit, encode_answer
 
     kept, sequences = [], []
     for row in rows:
-        where, tokens = f"evaluate: row {row['id']!r}", row.get("completion_tokens")
-        measured = row.get("ref_completion_logps") is not None and tokens is not None
+        where, tokens = f"evaluate: row {row['id']!r}", int(row.get("completion_tokens") or 0)
+        measured = row.get("ref_completion_logps") is not None and bool(tokens)
         limit = NO_LIMIT if measured else max_length
         try:
             ids = encode_answer(tokenizer, row, row["completion"], max_length=limit)
@@ -75,10 +76,11 @@ def _encode(
             context.drop(dropped, error.reason, where)
             continue
         # stage 04 cut completions at its own max_length; the same tokens count here
-        cut = ids.answer_ids[:tokens] if measured else ids.answer_ids
-        if measured and (len(cut) != tokens or (len(cut) < len(ids.answer_ids) and not row.get("truncated"))):
+        found = count_of(ids.marked)
+        cut = up_to(ids.marked, tokens) if measured else ids.marked
+        if measured and (found < tokens or (tokens < found and not row.get("truncated"))):
             raise PrefoptError(
-                f"{where}: the completion has {len(ids.answer_ids)} tokens here, but {tokens} in the reference's "
+                f"{where}: the completion has {found} tokens here, but {tokens} in the reference's "
                 "log-probs; evaluate with the tokenizer and chat template of the reference model"
             )
         check_ids(model, [*ids.prompt_ids, *cut], where)

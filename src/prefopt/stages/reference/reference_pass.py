@@ -131,7 +131,7 @@ class ReferencePass:
         try:
             if len(self.sides) == 1:
                 one = encode_answer(self.tokenizer, row, row["completion"], max_length=length)
-                return Encoded(one.prompt_ids, {"completion": one.answer_ids}, one.truncated), None
+                return Encoded(one.prompt_ids, {"completion": one.marked}, one.truncated), None
             pair = encode_pair(self.tokenizer, row, max_length=length)
         except Unfit as error:
             self.first_unfit = self.first_unfit or str(error)
@@ -140,7 +140,7 @@ class ReferencePass:
             raise PrefoptError(f"reference: row {row['id']!r}: {error}") from None
         if pair.chosen_ids == pair.rejected_ids:
             return None, IDENTICAL
-        answers = {"chosen": pair.chosen_ids, "rejected": pair.rejected_ids}
+        answers = {side: pair.marked(side) for side in ("chosen", "rejected")}
         return Encoded(pair.prompt_ids, answers, pair.truncated), None
 
     def _with_mismatched(self, encoded: Encoded, index: int, name: str) -> Encoded:
@@ -216,9 +216,11 @@ class ReferencePass:
 
     def _values(self, todo: Sequence[Encoded]) -> list[Row]:
         """Log-probs, prefix sums if wanted, and token counts of each row."""
+        from prefopt.models.marks import count_of
+
         sequences = [(row.prompt_ids, row.answers[side]) for row in todo for side in self.sides]
         if self.prefixes:
-            shared = [min(map(len, row.answers.values())) for row in todo for _ in self.sides]
+            shared = [min(map(count_of, row.answers.values())) for row in todo for _ in self.sides]
             cuts: list[tuple[int, ...]] = [
                 (len(answer), cut) for (_, answer), cut in zip(sequences, shared, strict=True)
             ]
@@ -230,7 +232,7 @@ class ReferencePass:
             values: Row = {"truncated": row.truncated}
             for side in self.sides:
                 whole, *prefix = next(sums)
-                values |= {f"ref_{side}_logps": whole, f"{side}_tokens": len(row.answers[side])}
+                values |= {f"ref_{side}_logps": whole, f"{side}_tokens": count_of(row.answers[side])}
                 values |= {f"ref_{side}_prefix_logps": value for value in prefix}
             found.append(values)
         return found

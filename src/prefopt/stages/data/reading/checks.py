@@ -187,15 +187,15 @@ def check_completion(entry: Row) -> Row:
     return {**entry, "score": score}
 
 
-def to_form(row: Row, chat: bool | None, kind: str = "pairs") -> Row:
-    """`row` with text made a user message (`chat` true), or a lone user message made text (`chat` false).
+def to_form(row: Row, chat: bool | str | None, kind: str = "pairs") -> Row:
+    """`row` with text made a user message (`chat` true), or a lone user message made text (`chat` false); else as it is.
 
     Raises:
         BadRow: a conversation that no plain text can hold.
     """
     prompt = row["prompt"]
     names = ("completion",) if kind == "unpaired" else ("chosen", "rejected")
-    if chat is None or chat == isinstance(prompt, list):
+    if not isinstance(chat, bool) or chat == isinstance(prompt, list):
         return row
     if chat:
         is_dialogue = is_transcript(prompt)
