@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart setup test slow random chaos lint docs clean
+.PHONY: quickstart setup test slow random chaos lint docs study-suite study-discovery clean
 
 quickstart: $(VENV)/core.done
 	$(BIN)/prefopt run quickstart
@@ -28,6 +28,19 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The suite over lineages: tuning, table, page. About an hour on two cores; killed, it continues.
+study-suite: setup
+	$(BIN)/prefopt suite tune --write src/prefopt/suite/bench/tuned.json
+	$(BIN)/prefopt suite bench --write studies/results/suite-lineages.json
+	$(BIN)/python tools/suite_docs.py
+
+# Searches of losses, one per kind of data, and their re-test on the reporting lineages; killed, it continues.
+SEARCH := --search.units 4 --search.population 32 --search.rate 0.02 --search.episodes 6 --search.retest_episodes 20
+study-discovery: setup
+	$(BIN)/prefopt suite discover --variants noisy:0.3 $(SEARCH) --search.generations 40 --write runs/suite/quiet.json
+	$(BIN)/prefopt suite discover --variants mixed:0.5 $(SEARCH) --search.generations 40 --write runs/suite/sorting.json
+	$(BIN)/python studies/suite_discovery.py runs/suite/quiet.json runs/suite/sorting.json --json studies/results/discovery.json
 
 # into build/site; a warning is an error, nothing is fetched
 docs: $(VENV)/docs.done

@@ -8,6 +8,7 @@ population  P trainings of DPO on made-up trajectories: `train_population` (jax.
             torch.func.vmap over the members' networks (the suite itself never imports torch); compiling is left out
 evaluation  64 policies, 8 episodes each, in one batch
 agents      Hopper's reference and expert from nothing, as `prefopt suite agents` makes them
+generation  one generation of `prefopt suite discover` on Hopper: 64 members, 400 updates, 8 episodes (first one not counted)
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ def main() -> None:
         type=Path,
         help="file for the figures, written after each table; tables that it has and that are not asked for stay",
     )
-    parser.add_argument("--only", default="rollouts,population,evaluation,agents", help="tables")
+    parser.add_argument("--only", default="rollouts,population,evaluation,agents,generation", help="tables")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="toy sizes")
     options = parser.parse_args()
     tables: dict[str, Callable[[argparse.Namespace], Any]] = {
         "rollouts": rollouts, "population": population, "evaluation": evaluation, "agents": agent_training,
+        "generation": generation,
     }  # fmt: skip
     known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     result: dict[str, Any] = {
@@ -234,6 +236,29 @@ def agent_training(options: argparse.Namespace) -> dict[str, Any]:
         found = agents(AgentsConfig.model_validate(changes), Path(folder), threads=options.threads)
         seconds = time.perf_counter() - start
     return {"seconds": seconds, "target_s": 180, "figures": found.figures}
+
+
+def generation(options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of a generation, with the agents that the package ships; compiling and the trajectories are left out."""
+    from prefopt.suite.bench.settings import bench_config
+    from prefopt.suite.search import discover
+
+    bench = bench_config("toy" if options.tiny else "small", {"inner": {"snapshots": 1}})
+    members = 4 if options.tiny else 64
+    config = discover.SearchConfig(population=members, units=21, lineages=(5,))
+    tuned = {"hyper": {"lam": 0.3, "learning_rate": 2e-3}, "updates": bench.inner.updates}
+    with tempfile.TemporaryDirectory() as folder:
+        search = discover.Search(config, bench, tuned, Path(folder), options.threads)
+        given: dict[int, Any] = {}
+        progress = discover.first_progress(search)
+        seconds = timed(lambda: discover.generation(search, progress, given), options.repeats)
+    return {
+        "members": members,
+        "updates": bench.inner.updates,
+        "episodes": config.episodes,
+        "seconds": interval(seconds),
+        "target_s": 30,
+    }
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Write the generated parts of docs/suite.md and its figures from the committed results.
+"""Write the generated parts of docs/suite.md and docs/discovery.md and their figures from the committed results.
 
     python tools/suite_docs.py
 
-Reads studies/results/suite-small.json, suite-noise.json, suite-curves.json and src/prefopt/suite/bench/tuned.json. A test holds the page against them.
+Reads studies/results/suite-lineages.json and the packaged tuned.json, and studies/results/discovery.json where it is there.
+A test holds the page of the suite against them.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from typing import Any
 from prefopt.suite.bench.tables import (
     costs_markdown,
     data_markdown,
+    lengths_markdown,
+    lineages_markdown,
     markdown,
     orderings_markdown,
     tuned_markdown,
 )
-from prefopt.suite.figures.svg import curves_svg, returns_svg
+from prefopt.suite.figures.svg import returns_svg
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "suite.md"
 IMAGES = ROOT / "docs" / "images"
 RESULTS = ROOT / "studies" / "results"
-TABLES = {"returns": "small", "noise": "noise"}  # figure: result
 TUNED = ROOT / "src" / "prefopt" / "suite" / "bench" / "tuned.json"
 
 
@@ -37,10 +39,11 @@ def put(text: str, name: str, inner: str) -> str:
 
 def page(text: str) -> str:
     """The page with its generated parts written anew."""
-    result, tuned = read("suite-small.json"), json.loads(TUNED.read_text(encoding="utf-8"))
+    result, tuned = read("suite-lineages.json"), json.loads(TUNED.read_text(encoding="utf-8"))
     parts = {
-        "returns": markdown(result), "orderings": orderings_markdown(result), "costs": costs_markdown(result),
-        "data": data_markdown(result), "tuned": tuned_markdown(result, tuned), "noise": markdown(read("suite-noise.json")),
+        "lineages": lineages_markdown(result), "returns": markdown(result), "orderings": orderings_markdown(result),
+        "costs": costs_markdown(result), "lengths": lengths_markdown(result), "data": data_markdown(result),
+        "tuned": tuned_markdown(result, tuned),
     }  # fmt: skip
     for name, inner in parts.items():
         text = put(text, name, inner)
@@ -49,9 +52,7 @@ def page(text: str) -> str:
 
 def figures() -> dict[str, str]:
     """Name of each figure's file and its SVG."""
-    curves = read("suite-curves.json")["curves"]
-    tables = {f"suite-{name}.svg": returns_svg(read(f"suite-{file}.json")) for name, file in TABLES.items()}
-    return {**tables, "suite-curves.svg": curves_svg(curves)}
+    return {"suite-returns.svg": returns_svg(read("suite-lineages.json"))}
 
 
 def read(name: str) -> dict[str, Any]:

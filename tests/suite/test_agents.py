@@ -12,8 +12,11 @@ pytest.importorskip("jax")
 
 from typer.testing import CliRunner
 
+from prefopt.core.errors import PrefoptError
+from prefopt.suite.agents import lineages
 from prefopt.suite.agents.agents import AgentsConfig, agents, make_simulator, train
 from prefopt.suite.agents.ppo import Moments, PPOConfig, init, iterate, pack, unpack
+from prefopt.suite.bench.settings import bench_config
 from prefopt.suite.commands import suite_app
 from prefopt.suite.simulator import policy as P
 from prefopt.suite.simulator.episodes import evaluate, run_episodes
@@ -139,7 +142,17 @@ def test_three_legged_ants_reference_is_the_ordinary_ants_expert(tmp_path):
     result = CliRunner().invoke(
         suite_app,
         [
-            *("agents", "--env", "three_legged_ant", "--output", str(tmp_path), "--workers", "1"),
+            *(
+                "agents",
+                "--env",
+                "three_legged_ant",
+                "--output",
+                str(tmp_path),
+                "--workers",
+                "1",
+                "--lineages",
+                "0",
+            ),
             *(
                 "--agents.evaluation_episodes",
                 "4",
@@ -171,3 +184,41 @@ def test_ppo_learns_to_hop(tmp_path):
     figures = agents(config, tmp_path).figures
     assert figures["expert"]["return"] > 350
     assert 0.2 < figures["reference"]["return"] / figures["expert"]["return"] < 0.7
+
+
+# ---- lineages that are shipped
+
+
+def test_shipped_lineages_are_whole_and_serve_the_presets():
+    """Every lineage of Hopper is there, with the hashes of its index, and is what the small preset asks for."""
+    index = json.loads((lineages.SHIPPED / "hopper.json").read_text())
+    own = lineages.roles("hopper")
+    assert [row["seed"] for row in index["lineages"]] == [*own.tuning, *own.search, *own.reporting]
+    for row in index["lineages"]:
+        settings = bench_config("small", {}).of_lineage(row["seed"]).agents.model_dump(mode="json")
+        policies, figures = lineages.shipped(settings)
+        assert figures["expert"]["return"] > 1.5 * figures["reference"]["return"] > 0
+        assert all(policy["w0"].shape == (11, 64) for policy in policies)
+
+
+def test_agents_come_from_the_package_unless_trained_here_or_asked_anew(tmp_path):
+    config = AgentsConfig(seed=1)
+    found = agents(config, tmp_path)
+    assert found.shipped
+    assert not list(tmp_path.glob("agents-*/*.safetensors"))
+    other = agents(AgentsConfig(seed=2), tmp_path)
+    assert found.identity() != other.identity()
+
+
+def test_a_damaged_shipped_policy_is_told(tmp_path):
+    settings = AgentsConfig(seed=7).model_dump(mode="json")
+    policies = {name: random_policy(k) for k, name in enumerate(lineages.NAMES)}
+    lineages.ship(settings, {"mode": "stochastic"}, policies, tmp_path)
+    (reference, _), figures = lineages.shipped(settings, tmp_path)
+    np.testing.assert_array_equal(reference["w0"], policies["reference"]["w0"])
+    assert figures == {"mode": "stochastic"}
+    assert lineages.shipped(settings | {"seed": 8}, tmp_path) is None
+    path = tmp_path / "hopper-07-expert.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(PrefoptError, match="SHA-256 differs"):
+        lineages.shipped(settings, tmp_path)

@@ -18,11 +18,15 @@ pytest.importorskip("jax")
 from typer.testing import CliRunner
 
 from prefopt.core.errors import PrefoptError
+from prefopt.suite.agents.lineages import roles
+from prefopt.suite.bench.bench import tuned_snapshot
 from prefopt.suite.bench.settings import PRESETS, bench_config, bench_configs
-from prefopt.suite.bench.tables import by_cell, compare, markdown, orderings, ranking, summarise, verdict
+from prefopt.suite.bench.statistics import holm, interval, paired, with_verdicts
+from prefopt.suite.bench.tables import by_cell, costs, markdown, orderings, ranking
 from prefopt.suite.bench.tune import SHIPPED, load_tuned, write_tuned
-from prefopt.suite.commands import parse_hyper, suite_app
+from prefopt.suite.commands import suite_app
 from prefopt.suite.inner.methods import METHODS
+from prefopt.suite.words import parse_hyper, parse_seeds
 
 
 def run(*words):
@@ -49,7 +53,7 @@ def test_chain_gives_a_whole_table(chain):
         (m, v) for m in toy["methods"] for v in toy["variants"]
     ]
     for row in result["rows"]:
-        assert len(row["returns"]) == toy["seeds"]
+        assert len(row["returns"]) == len(toy["lineages"]) == len(row["returns_full"])
         assert row["mean"] == pytest.approx(np.mean(row["returns"]))
         assert len(set(row["returns"])) > 1
     by_loss = {(r["loss"], r["variant"]): r for r in result["rows"]}
@@ -64,26 +68,56 @@ def test_chain_gives_a_whole_table(chain):
     assert "flip_rate" in chain["data"]
 
 
-def test_tuning_gave_every_loss_the_same_budget_on_other_seeds(chain):
-    tuned = json.loads((chain["root"] / "tuned.json").read_text())
-    assert list(tuned["losses"]) == PRESETS["toy"]["methods"]
-    assert min(tuned["seeds"]) >= 500_000
-    for found in tuned["losses"].values():
-        assert len(found["candidates"]) == tuned["candidates_per_loss"]
-        finals = {json.dumps(f["hyper"]): f["all_seeds"] for f in found["finals"]}
-        first = sorted((c["score"] for c in found["candidates"]), reverse=True)
-        assert len(finals) == 2
-        assert found["score"] == finals[json.dumps(found["hyper"])] == max(finals.values())
-        for row in found["candidates"]:  # finalists are the best of the first round; both rounds count
-            if json.dumps(row["hyper"]) in finals:
-                assert row["score"] >= first[1]
-                fresh = next(f["score"] for f in found["finals"] if f["hyper"] == row["hyper"])
-                assert finals[json.dumps(row["hyper"])] == pytest.approx((row["score"] + fresh) / 2)
+def test_tuning_gave_every_method_the_same_budget_on_other_lineages(chain):
+    tuned, toy = json.loads((chain["root"] / "tuned.json").read_text()), PRESETS["toy"]
+    assert list(tuned["losses"]) == toy["methods"]
+    assert not set(tuned["lineages"]) & set(toy["lineages"])
+    for name, found in tuned["losses"].items():
+        assert len(found["candidates"]) == tuned["candidates_per_loss"] == toy["tuning_candidates"]
+        assert len(found["finals"]) == toy["tuning_finalists"]
+        assert found["updates"] in (10, 20)
+        assert found["score"] == max(max(f["score_by_snapshot"]) for f in found["finals"])
+        best = next(f for f in found["finals"] if f["hyper"] == found["hyper"])
+        assert best["score_by_snapshot"][found["snapshot"]] == found["score"]
+        early = found["early_stopping"]
+        assert early["best"] >= max(early["tuned"], early["early"], early["full"])
+        first = {json.dumps(c["hyper"]): c["score"] for c in found["candidates"]}
+        root = next(chain["root"].glob(f"tune-*/{name}-*-3.json"))
+        second = {json.dumps(row["hyper"]): row["score"] for row in json.loads(root.read_text())}
+        for final in found["finals"]:  # the mean over both lineages
+            key = json.dumps(final["hyper"])
+            np.testing.assert_allclose(
+                final["score_by_snapshot"], np.mean([first[key], second[key]], axis=0), rtol=1e-12
+            )
+
+
+def test_a_lineage_serves_one_purpose():
+    with pytest.raises(PrefoptError, match="one purpose"):
+        bench_config("toy", {"tuning_lineages": [1, 5]})
+    for environment in ("hopper", "ant", "three_legged_ant"):
+        config, own = bench_config("small", {"agents": {"environment": environment}}), roles(environment)
+        seeds = (*own.tuning, *own.search, *own.reporting)
+        assert len(set(seeds)) == len(seeds)
+        assert (config.tuning(), config.reporting()) == (own.tuning, own.reporting)
+    one, two = (bench_config("small", {}).of_lineage(seed) for seed in (3, 4))
+    assert one.agents.seed != two.agents.seed
+    assert one.bank.seed != two.bank.seed  # no start state is shared
+
+
+def test_the_columns_are_snapshots_of_one_training(chain):
+    """Where the tuned length is the full one, both columns are the same policy; early stopping takes a snapshot too."""
+    result = json.loads((chain["root"] / "bench.json").read_text())
+    for row in result["rows"]:
+        if row["updates"] == 20:
+            assert row["returns"] == row["returns_full"]
+        assert set(row["early_updates"]) <= {10.0, 20.0}
+    assert [row["seed"] for row in result["lineages"]] == PRESETS["toy"]["lineages"]
+    assert len({row["sha256"]["expert"] for row in result["lineages"]}) == 2
 
 
 def test_the_second_run_reads_what_is_there(chain):
     stamps = {p: p.stat().st_mtime_ns for p in chain["root"].glob("cell-*/row.json")}
-    assert len(stamps) == 6
+    assert len(stamps) == 8
     first = (chain["root"] / "bench.json").read_bytes()
     root = chain["root"]
     next(iter(stamps)).unlink()  # as if killed before this cell
@@ -101,7 +135,7 @@ def test_the_second_run_reads_what_is_there(chain):
         root / "bench.json",
     )
     assert (root / "bench.json").read_bytes() == first
-    assert sum(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items()) == 5
+    assert sum(p.stat().st_mtime_ns == stamp for p, stamp in stamps.items()) == 7
 
 
 def test_train_keeps_policies_and_a_curve(chain):
@@ -167,36 +201,56 @@ def test_render_writes_a_gif_or_says_why_not(chain):
 
 def rows(**cells):
     return [
-        {"loss": loss, "variant": variant, **summarise(np.array(returns))}
+        {"loss": loss, "variant": variant, "returns": returns, **interval(returns)}
         for loss, by_variant in cells.items()
         for variant, returns in by_variant.items()
     ]
 
 
-def test_standard_errors_and_verdicts_by_hand():
-    assert summarise(np.array([1.0, 3.0]))["standard_error"] == pytest.approx(1.0)
-    difference, error = compare(np.array([3.0, 5.0, 7.0]), np.array([1.0, 2.0, 3.0]))
-    assert (difference, error) == (pytest.approx(3.0), pytest.approx(1 / np.sqrt(3)))
-    assert verdict(3.0, 1.0) == "confirmed"
-    assert verdict(-3.0, 1.0) == "refuted"
-    assert verdict(1.0, 1.0) == "undecided"
+def test_intervals_and_paired_differences_by_hand():
+    scipy_stats = pytest.importorskip("scipy.stats")
+    found = interval([1.0, 3.0])
+    assert (found["mean"], found["standard_error"]) == (2.0, pytest.approx(1.0))
+    assert found["half_width"] == pytest.approx(12.7062, rel=1e-5)  # t(0.975, 1)
+    compared = paired([3.0, 5.0, 7.0], [1.0, 2.0, 3.0])
+    assert compared["difference"] == pytest.approx(3.0)
+    assert compared["standard_error"] == pytest.approx(1 / np.sqrt(3))
+    assert compared["z"] == pytest.approx(3 * np.sqrt(3))
+    assert compared["p"] == pytest.approx(2 * scipy_stats.t.sf(3 * np.sqrt(3), 2))
+    assert paired([1.0, 2.0], [1.0, 2.0])["p"] == 1.0
+    with pytest.raises(ValueError, match="lineages"):
+        paired([1.0], [2.0])
+
+
+def test_holm_by_hand_and_verdicts():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    seen = with_verdicts([{"difference": d, "p": p} for d, p in ((2.0, 0.001), (-2.0, 0.002), (1.0, 0.04))])
+    assert [row["verdict"] for row in seen] == ["confirmed", "refuted", "confirmed"]
+    # the same p is no longer enough where two other statements are undecided
+    seen = with_verdicts([{"difference": 1.0, "p": p} for p in (0.04, 0.5, 0.6)])
+    assert seen[0]["verdict"] == "undecided"
 
 
 def test_orderings_and_table_read_the_rows():
     made = rows(
-        dpo={"base": [10.0, 11.0, 12.0], "noisy:0.2": [5.0, 6.5, 7.0]},
-        dpo_budget={"base": [11.0, 12.5, 13.0], "noisy:0.2": [4.0, 5.0, 5.5]},
+        dpo={"base": [10.0, 11.0, 12.0, 13.0], "noisy:0.2": [5.0, 6.1, 7.0, 8.1]},
+        dpo_budget={"base": [21.0, 22.1, 23.0, 24.1], "noisy:0.2": [4.0, 4.9, 6.0, 6.9]},
     )
     found = {row["claim"]: row["verdict"] for row in orderings(made)}
-    assert found["dpo: better on base than on noisy:0.2"] == "confirmed"
     assert found["dpo_budget better than dpo on base"] == "confirmed"
     assert found["dpo_budget better than dpo on noisy:0.2"] == "refuted"
     assert not any("sft" in claim for claim in found)
+    assert {row["claim"]: row["verdict"] for row in costs(made)} == {
+        "dpo: better on base than on noisy:0.2": "confirmed",
+        "dpo_budget: better on base than on noisy:0.2": "confirmed",
+    }
     assert ranking(made, "base") == ["dpo_budget", "dpo"]
-    assert by_cell(made)["dpo", "base"].tolist() == [10.0, 11.0, 12.0]
-    agents = {name: {"return": 1.0, "standard_error": 0.1} for name in ("reference", "expert")}
-    table = markdown({"rows": made, "agents": agents})
-    assert "| dpo_budget | **12 ± 1** | 5 ± 0 |" in table
+    assert by_cell(made)["dpo", "base"].tolist() == [10.0, 11.0, 12.0, 13.0]
+    lineages = [{"seed": k, **{n: {"return": 1.0 + k} for n in ("reference", "expert")}} for k in range(2)]
+    table = markdown({"rows": made, "lineages": lineages})
+    assert "| dpo_budget | **23 ± 2** | 5 ± 2 |" in table
+    assert "| *expert* | 2 ± 6 | |" in table
 
 
 def test_bad_words_are_told(tmp_path):
@@ -210,12 +264,18 @@ def test_bad_words_are_told(tmp_path):
         parse_hyper("beta=1")
     with pytest.raises(PrefoptError, match="NAME=NUMBER"):
         parse_hyper("beta")
+    assert parse_seeds("1-3,9, 2", ()) == (1, 2, 3, 9)
+    assert parse_seeds(None, (4,)) == (4,)
+    for text in ("a", "1-", "-1", ""):
+        with pytest.raises(PrefoptError, match="write 1-4,9"):
+            parse_seeds(text, ())
     with pytest.raises(PrefoptError, match="no result of tuning"):
         load_tuned(tmp_path / "none.json", "hopper", ["dpo"])
 
 
 def test_the_paper_preset_runs_every_environment():
     configs = bench_configs("paper", {"seeds": 3})
+    assert [len(c.reporting()) for c in configs] == [8, 4, 4]
     assert [c.agents.environment for c in configs] == ["hopper", "ant", "three_legged_ant"]
     assert [c.rows for c in configs] == [5120, 1280, 1280]
     assert {c.seeds for c in configs} == {3}
@@ -230,27 +290,33 @@ def test_the_paper_preset_runs_every_environment():
 def test_tunings_of_other_environments_stay_in_the_file(tmp_path):
     path = tmp_path / "tuned.json"
     one, two = (
-        {"environment": name, "losses": {"dpo": {"hyper": {"beta": k}}}} for k, name in enumerate("ab")
+        {"environment": name, "settings": 3, "losses": {"dpo": {"hyper": {"beta": k}, "updates": 40}}}
+        for k, name in enumerate("ab")
     )
     write_tuned(path, [one])
     assert json.loads(path.read_text()) == one
     write_tuned(path, [two])
-    assert load_tuned(path, "a", ["dpo"]) == {"dpo": {"beta": 0}}
-    assert load_tuned(path, "b", ["dpo"]) == {"dpo": {"beta": 1}}
+    more = {"environment": "b", "settings": 3, "losses": {"kto": {"hyper": {"beta": 7}, "updates": 80}}}
+    write_tuned(path, [more])  # tuned with the same settings: both stay
+    assert load_tuned(path, "a", ["dpo"]) == {"dpo": {"hyper": {"beta": 0}, "updates": 40}}
+    assert load_tuned(path, "b", ["dpo", "kto"])["dpo"]["hyper"] == {"beta": 1}
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
 def test_presets_are_settings(preset):
     config = bench_config(preset, {})
-    assert config.rows <= config.bank.starts
-    assert preset == "toy" or config.seeds >= 5
+    assert config.rows + 2 <= config.bank.starts
+    assert preset == "toy" or len(config.reporting()) >= 8
 
 
 def test_the_packaged_tuning_serves_the_small_preset():
-    if not SHIPPED.exists():
-        pytest.skip("not tuned yet")
-    found = load_tuned(SHIPPED, "hopper", bench_config("small", {}).methods)
-    assert all(hyper["learning_rate"] > 0 for hyper in found.values())
+    config = bench_config("small", {})
+    found = load_tuned(SHIPPED, "hopper", config.methods)
+    for name, row in found.items():
+        assert row["hyper"] in METHODS[name].candidates()
+        tuned_snapshot(config, row["updates"], name)
+    with pytest.raises(PrefoptError, match="a snapshot is kept every 40"):
+        tuned_snapshot(config, 33, "dpo")
 
 
 def test_suite_never_imports_torch_and_its_commands_are_light():
@@ -287,19 +353,22 @@ def test_docs_show_the_committed_results():
     assert tool.page(text) == text, "run python tools/suite_docs.py"
     for name, svg in tool.figures().items():
         assert (tool.IMAGES / name).read_text() == svg, "run python tools/suite_docs.py"
-    result = tool.read("suite-small.json")
-    small = bench_config("small", {})
-    assert result["settings"] == small.model_dump(mode="json", exclude={"methods", "variants"})
+    result, small = tool.read("suite-lineages.json"), bench_config("small", {})
+    methods = {row["loss"] for row in result["rows"]}
+    assert {"dpo", "orpo", "cpo", "kto", "sft"} <= methods <= set(small.methods)
     assert {(row["loss"], row["variant"]) for row in result["rows"]} == {
-        (method, variant) for method in small.methods for variant in small.variants
+        (method, variant) for method in methods for variant in small.variants
     }
-    assert all(len(row["returns"]) == small.seeds >= 5 for row in result["rows"])
+    assert all(f"`{name}`" in text for name in set(METHODS) - methods)  # said to be missing
+    assert all(len(row["returns"]) == len(small.reporting()) for row in result["rows"])
+    assert [row["seed"] for row in result["lineages"]] == list(small.reporting())
     tuned = load_tuned(SHIPPED, "hopper", small.methods)
-    assert all(row["hyper"] == tuned[row["loss"]] for row in result["rows"])
-    for told, again in zip(result["orderings"], orderings(result["rows"]), strict=True):
-        assert (told["claim"], told["verdict"]) == (again["claim"], again["verdict"])
-        assert told["difference"] == pytest.approx(again["difference"])
-        assert told["standard_error"] == pytest.approx(again["standard_error"])
+    assert all(row["hyper"] == tuned[row["loss"]]["hyper"] for row in result["rows"])
+    assert all(row["updates"] == tuned[row["loss"]]["updates"] for row in result["rows"])
+    for key, again in (("orderings", orderings(result["rows"])), ("costs", costs(result["rows"]))):
+        for told, now in zip(result[key], again, strict=True):
+            assert (told["claim"], told["verdict"]) == (now["claim"], now["verdict"])
+            assert told["difference"] == pytest.approx(now["difference"])
     images = [path.stat().st_size for path in tool.IMAGES.glob("*.gif")]
     assert images
     assert max(images) <= 1_500_000

@@ -10,7 +10,7 @@ import pytest
 from prefopt.core.errors import PrefoptError
 from prefopt.rules.selection import quotas
 from prefopt.suite.data.bank import Bank
-from prefopt.suite.data.variants import figures, make_pairs, parse_variant
+from prefopt.suite.data.variants import figures, held_out_pairs, make_pairs, parse_variant
 from prefopt.suite.inner.methods import METHODS, Method, Selection, find_method, prepare, select
 
 STARTS, REFERENCES, ROWS = 200, 3, 160
@@ -180,3 +180,13 @@ def test_terms_take_hyperparameters_by_position():
         {"name": "dpo", "beta": 1.0},
         {"name": "budget", "delta": 2.0},
     ]
+
+
+def test_held_out_pairs_are_the_other_start_states_with_the_variants_labels(bank):
+    variant = parse_variant("noisy:0.25")
+    trained, held = make_pairs(bank, variant, ROWS, 3), held_out_pairs(bank, variant, ROWS, 3)
+    assert not set(trained.start) & set(held.start)
+    assert len(trained.start) + len(held.start) == STARTS
+    assert figures(bank, held)["flip_rate"] == pytest.approx(0.25, abs=0.5 / (STARTS - ROWS))
+    with pytest.raises(PrefoptError, match="none to hold out"):
+        held_out_pairs(bank, variant, STARTS, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -13,8 +15,10 @@ import jax.numpy as jnp
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import build_loss
 from prefopt.suite.data.bank import Bank
+from prefopt.suite.data.variants import Pairs
 from prefopt.suite.inner import traced_loss
 from prefopt.suite.inner import training as I
+from prefopt.suite.inner.heldout import Signals, held_out_signals
 from prefopt.suite.inner.methods import METHODS
 from prefopt.suite.simulator.policy import init_policy, log_prob, normalise
 
@@ -196,3 +200,32 @@ def test_workers_change_nothing(bank, reference):
     one, three = (I.train_population(bank, reference, members, TOY, workers=n) for n in (1, 3))
     assert one.history.tobytes() == three.history.tobytes()
     assert params_differ(one.final(), three.final()) == 0
+
+
+def test_a_stopped_training_is_the_beginning_of_the_whole_one(bank, reference):
+    config = I.InnerConfig(updates=6, pairs=4, steps_drawn=5, snapshots=3)
+    whole = I.train_population(bank, reference, [member({"name": "dpo", "beta": 0.5})], config)
+    one = member({"name": "dpo", "beta": 0.5})
+    stopped = I.train_population(bank, reference, [dataclasses.replace(one, stop=4)], config)
+    for name, x in stopped.final().items():
+        assert x[0].tobytes() == whole.policies[name][0, 1].tobytes()
+    assert np.isfinite(stopped.history[0, :4]).all()
+
+
+def test_held_out_signals_are_accuracy_and_loss_of_the_snapshots(bank, reference):
+    config = I.InnerConfig(updates=40, pairs=8, steps_drawn=0, snapshots=4)
+    one = member({"name": "dpo", "beta": 0.5})
+    trained = I.train_population(bank, reference, [one], config)
+    snapshots = {name: x[0] for name, x in trained.policies.items()}
+    pairs = Pairs(one.winner, one.loser, one.winner, np.zeros(8, bool))
+    seen = held_out_signals(bank, reference, one.loss, snapshots, pairs, config)
+    arrays = I.device_bank(bank, reference)
+    for k in range(4):  # by hand, every step of every trajectory
+        policy = {name: x[k] for name, x in snapshots.items()}
+        inputs = I.pair_inputs(policy, arrays, one.winner, one.loser, jax.random.key(0), config)
+        h = inputs["chosen"] - inputs["ref_chosen"] - inputs["rejected"] + inputs["ref_rejected"]
+        assert seen.loss[k] == pytest.approx(float(np.mean(np.logaddexp(0, -0.5 * np.asarray(h)))), rel=1e-4)
+        ratio_w, ratio_l = (inputs[n] - inputs[f"ref_{n}"] for n in ("chosen", "rejected"))
+        assert seen.accuracy[k] == pytest.approx(float(np.mean(np.asarray(ratio_w > ratio_l))))
+    assert seen.stop() == int(np.argmin(seen.loss))
+    assert Signals(np.array([np.nan, 3.0, 2.0, 2.0]), np.zeros(4)).stop() == 2

@@ -67,6 +67,8 @@ def find(words: Sequence[str]) -> tuple[Group | Verb, list[str]]:
     left = list(words)
     while isinstance(entry, Group) and left and not left[0].startswith("-"):
         if left[0] not in entry.verbs:
+            if entry.alone is not None and entry.alone.signature.positional:
+                return entry.alone, left  # `prefopt losses NAME`
             where = " ".join(["prefopt", *entry.path])
             raise PrefoptError(f"{where}: no verb {left[0]!r}, {nearest(left[0], entry.verbs)}")
         entry = entry.verbs[left.pop(0)]

@@ -39,6 +39,7 @@ SETTINGS: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
     ("train",): (f"{_STAGES}train.settings:TrainConfig", ("train",)),
     ("train-reward",): ("prefopt.tools.reward.settings:RewardConfig", ("train_reward", "train")),
     ("evaluate",): (f"{_STAGES}evaluate.settings:EvaluateConfig", ("evaluate",)),
+    ("suite", "discover"): ("prefopt.suite.search.settings:DiscoverConfig", ("suite", "discover")),
     **{
         ("suite", name): ("prefopt.suite.bench.settings:BenchConfig", ("suite", name))
         for name in ("agents", "data", "tune", "bench", "train", "render")

@@ -110,7 +110,31 @@ def verify_command(
         raise typer.Exit(1)
 
 
-losses_app = typer.Typer(invoke_without_command=True, help="List or plot losses.")
+losses_app = typer.Typer(invoke_without_command=True, help="List losses, show one or plot them.")
+
+
+def show_loss(name: str) -> None:
+    """Prints what the table holds of a loss, and the card of a discovered one. Raises PrefoptError for an unknown name."""
+    from prefopt.losses.discovered import card
+    from prefopt.losses.table import find_loss, list_losses
+
+    found = find_loss(name).name
+    entry = next(entry for entry in list_losses() if entry["name"] == found)
+    for key, value in entry.items():
+        typer.echo(f"{key}: {_brief(value)}")
+    if text := card(found):
+        typer.echo(f"\n{text.rstrip()}")
+
+
+def _brief(value: Any) -> str:
+    """A value in a line: learned tables by their shape."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_brief(item)}" for key, item in value.items())
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return f"[{len(value)} x {len(value[0])}]"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @losses_app.command("plot")
@@ -134,9 +158,15 @@ def plot_command(
 
 
 @losses_app.callback()
-def losses_command(context: typer.Context) -> None:
-    """List every loss: name, what it needs, hyperparameters with defaults, formula, paper."""
+def losses_command(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="one loss, e.g. dpo: everything known of it")] = None,
+) -> None:
+    """List every loss: name, what it needs, hyperparameters with defaults, formula, paper; or show one."""
     if context.invoked_subcommand is not None:
+        return
+    if name is not None:
+        show_loss(name)
         return
     from rich import box
     from rich.table import Table
@@ -147,7 +177,7 @@ def losses_command(context: typer.Context) -> None:
     for title in ("name", "kind", "needs", "defaults", "formula", "paper"):
         table.add_column(title, overflow="fold")
     for entry in list_losses():
-        defaults = ", ".join(f"{k}={v}" for k, v in entry["hyperparameters"].items())
+        defaults = _brief(entry["hyperparameters"])
         cells = (
             entry["name"],
             entry["kind"],

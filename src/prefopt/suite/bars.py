@@ -11,7 +11,7 @@ from prefopt.core.terminal import console
 
 @contextmanager
 def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
-    """A bar on stderr; yields `advance(count, steps=..., value=...)`: simulated steps and the last return, when known."""
+    """A bar on stderr; yields `advance(count, steps=..., value=..., note=...)`: simulated steps and the last return, when known."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -29,11 +29,12 @@ def bar(label: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=console(stderr=True)) as progress:
         task = progress.add_task(label, total=total, completed=done, note="")
 
-        def advance(count: int, *, steps: int = 0, value: float | None = None) -> None:
+        def advance(count: int, *, steps: int = 0, value: float | None = None, note: str = "") -> None:
             nonlocal seen
             seen += steps
             notes = [f"{seen / (time.perf_counter() - start):.0f} steps/s"] if seen else []
             notes += [f"return {value:.0f}"] if value is not None else []
+            notes += [note] if note else []
             progress.update(task, advance=count, note=", ".join(notes))
 
         yield advance

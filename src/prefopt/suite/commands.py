@@ -1,4 +1,4 @@
-"""`prefopt suite ...`: agents, data, tune, train, bench, plot, render. Importing this needs neither jax nor mujoco."""
+"""`prefopt suite ...`: agents, data, tune, train, bench, discover, plot, render. Importing this needs neither jax nor mujoco."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from prefopt.core.errors import PrefoptError
+from prefopt.suite.words import parse_budget, parse_hyper, parse_seeds
 
 if TYPE_CHECKING:
     from prefopt.suite.bench.settings import BenchConfig
@@ -23,11 +24,14 @@ Root = Annotated[Path, typer.Option("--output", help="folder of agents, trajecto
 Tuned = Annotated[Path | None, typer.Option(help="result of tuning (default: the packaged one)")]
 Env = Annotated[str | None, typer.Option("--env", help="short for --agents.environment")]
 Workers = Annotated[int, typer.Option(min=1, help="threads")]
+Lineages = Annotated[
+    str | None, typer.Option("--lineages", help="seeds, e.g. 1-4,9 (default: those of reporting)")
+]
 Variant = Annotated[str, typer.Option(help="base, noisy:p, poor_judge:eta, mixed:q, shuffled, small:n")]
 RUNS = Path("runs/suite")
 
 
-def _configs(preset: str, words: list[str], env: str | None) -> list[BenchConfig]:
+def _configs(preset: str, words: list[str] | dict[str, Any], env: str | None) -> list[BenchConfig]:
     """The settings of every environment of the preset (small: Hopper alone), or of `env`."""
     try:
         import jax  # noqa: F401
@@ -38,11 +42,11 @@ def _configs(preset: str, words: list[str], env: str | None) -> list[BenchConfig
     from prefopt.core.settings import merge, parse_overrides
     from prefopt.suite.bench.settings import bench_configs
 
-    overrides = parse_overrides(words)
+    overrides = parse_overrides(words) if isinstance(words, list) else words
     return bench_configs(preset, merge(overrides, {"agents": {"environment": env}}) if env else overrides)
 
 
-def _config(preset: str, words: list[str], env: str | None) -> BenchConfig:
+def _config(preset: str, words: list[str] | dict[str, Any], env: str | None) -> BenchConfig:
     """The settings of one environment. Raises PrefoptError for a preset of several without `--env`."""
     configs = _configs(preset, words, env)
     if len(configs) > 1:
@@ -58,16 +62,28 @@ def agents_command(
     env: Env = None,
     output: Root = RUNS,
     workers: Workers = 2,
+    lineages: Lineages = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="train anew even where the package ships them")
+    ] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="folder for policies and index, as the package ships them")
+    ] = None,
 ) -> None:
-    """Train reference and expert, or show the cached ones."""
+    """Show the shipped agents of every lineage, or train reference and expert."""
     configs = _configs(preset, context.args, env)
     from prefopt.suite.agents.agents import agents
+    from prefopt.suite.agents.lineages import ship
 
     for config in configs:
-        found = agents(config.agents, output, threads=workers)
-        _figures(found.figures["reference"], f"{config.agents.environment}, reference")
-        _figures(found.figures["expert"], f"{config.agents.environment}, expert")
-        typer.echo(f"-> {found.folder}")
+        for seed in parse_seeds(lineages, config.reporting()):
+            own = config.of_lineage(seed).agents
+            found = agents(own, output, threads=workers, fresh=fresh)
+            for name in ("reference", "expert"):
+                _figures(found.figures[name], f"{own.environment} {seed}, {name}")
+            typer.echo(f"-> {found.folder}{' (shipped)' if found.shipped else ''}")
+            if write is not None:
+                ship(own.model_dump(mode="json"), found.figures, found.policies(), write)
 
 
 @suite_app.command("data", context_settings=OPEN)
@@ -78,6 +94,7 @@ def data_command(
     output: Root = RUNS,
     workers: Workers = 2,
     seed: Annotated[int, typer.Option(help="of rows and labels")] = 0,
+    lineages: Lineages = None,
 ) -> None:
     """Simulate the trajectories and print what each variant of the preset really is."""
     configs = _configs(preset, context.args, env)
@@ -85,10 +102,11 @@ def data_command(
     from prefopt.suite.data.variants import figures, make_pairs, parse_variant
 
     for config in configs:
-        given = material(config, output, threads=workers)
-        for variant in config.variants:
-            pairs = make_pairs(given.bank, parse_variant(variant), config.rows, seed)
-            _figures(figures(given.bank, pairs), f"{config.agents.environment}, {variant}")
+        for lineage in parse_seeds(lineages, config.reporting()):
+            given = material(config, output, lineage=lineage, threads=workers)
+            for variant in config.variants:
+                pairs = make_pairs(given.bank, parse_variant(variant), config.rows, seed)
+                _figures(figures(given.bank, pairs), f"{config.agents.environment} {lineage}, {variant}")
 
 
 @suite_app.command("tune", context_settings=OPEN)
@@ -100,7 +118,7 @@ def tune_command(
     workers: Workers = 2,
     write: Annotated[Path | None, typer.Option(help="file for the result")] = None,
 ) -> None:
-    """Tune every loss with an equal budget, on seeds that the bench does not use."""
+    """Tune every method and its length of training with an equal budget, on lineages that nothing else uses."""
     configs = _configs(preset, context.args, env)
     from prefopt.suite.bench.tune import tune, write_tuned
     from prefopt.tables.ours import check_file
@@ -110,7 +128,7 @@ def tune_command(
     for config in configs:
         result = tune(config, output, workers=workers)
         for name, found in result["losses"].items():
-            _figures({"score": found["score"], **found["hyper"]}, name)
+            _figures({"score": found["score"], **found["hyper"], "updates": found["updates"]}, name)
         target = _tuned_target(write, output, config)
         write_tuned(target, [result])
         typer.echo(f"-> {target}")
@@ -130,7 +148,7 @@ def bench_command(
     workers: Workers = 2,
     write: Annotated[Path | None, typer.Option(help="file for the result")] = None,
 ) -> None:
-    """The table methods x variants with standard errors, a file per environment."""
+    """The table methods x variants over the reporting lineages, a file per environment."""
     configs = _configs(preset, context.args, env)
     from prefopt.suite.bench.bench import bench
     from prefopt.suite.bench.tables import markdown
@@ -154,7 +172,7 @@ def bench_command(
         typer.echo(markdown(result))
         for row in result["orderings"]:
             typer.echo(
-                f"{row['verdict']:<10} {row['claim']} ({row['difference']:+.0f} ± {row['standard_error']:.0f})"
+                f"{row['verdict']:<10} {row['claim']} ({row['difference']:+.0f} ± {row['half_width']:.0f})"
             )
         typer.echo(f"-> {target}")
 
@@ -179,7 +197,7 @@ def train_command(
     from prefopt.suite.bench.tune import SHIPPED, load_tuned
 
     if hyper is None:
-        numbers: dict[str, float] = load_tuned(tuned or SHIPPED, config.agents.environment, [method])[method]
+        numbers = load_tuned(tuned or SHIPPED, config.agents.environment, [method])[method]["hyper"]
     else:
         numbers = parse_hyper(hyper)
     curve, folder = train_single(config, method, variant, numbers, output, threads=workers)
@@ -188,20 +206,39 @@ def train_command(
     typer.echo(f"-> {folder}")
 
 
-def parse_hyper(text: str) -> dict[str, float]:
-    """`beta=0.003,learning_rate=1e-3` -> numbers. Raises PrefoptError for anything else, or without a learning_rate."""
-    out = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        try:
-            out[name.strip()] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals or not name.strip():
-            raise PrefoptError(f"--hyper: {part!r} is not NAME=NUMBER; write beta=0.003,learning_rate=1e-3")
-    if "learning_rate" not in out:
-        raise PrefoptError("--hyper: learning_rate is missing; write beta=0.003,learning_rate=1e-3")
-    return out
+@suite_app.command("discover", context_settings=OPEN)
+def discover_command(
+    context: typer.Context,
+    preset: Preset = "small",
+    env: Env = None,
+    variants: Annotated[str | None, typer.Option(help="e.g. noisy:0.3, or several: base,noisy:0.2")] = None,
+    start: Annotated[str | None, typer.Option(help="baseline: orpo or orpo_reference")] = None,
+    output: Root = RUNS,
+    tuned: Tuned = None,
+    workers: Workers = 2,
+    budget: Annotated[str | None, typer.Option(help="time for all of it, e.g. 60m")] = None,
+    write: Annotated[Path | None, typer.Option(help="file of the loss")] = None,
+) -> None:
+    """Search a loss by evolution (--search.key value for its settings); a killed search continues."""
+    from prefopt.core.settings import merge, parse_config, parse_overrides
+
+    seconds = None if budget is None else parse_budget(budget)
+    words = parse_overrides(context.args)
+    asked = {"start": start, "variants": variants.split(",") if variants else None}
+    own = merge(words.pop("search", {}), {key: value for key, value in asked.items() if value is not None})
+    bench = _config(preset, words, env)
+    from prefopt.suite.bench.tune import SHIPPED, load_tuned
+    from prefopt.suite.search.discover import discover
+    from prefopt.suite.search.export import export
+    from prefopt.suite.search.settings import SearchConfig
+
+    config = parse_config(SearchConfig, own, "prefopt suite discover --search")
+    baseline = load_tuned(tuned or SHIPPED, bench.agents.environment, ["orpo"])["orpo"]
+    result, folder = discover(config, bench, baseline, output, workers=workers, budget_s=seconds)
+    for name, row in result["retest"].items():
+        typer.echo(f"  {name}: {row['share']}")
+    found = export(result, write or folder / "found.json")
+    typer.echo(f"-> {found} ({result['chosen']} of {result['generations']} generations)")
 
 
 @suite_app.command("plot")
@@ -239,9 +276,10 @@ def render_command(
     from prefopt.tables.ours import check_file
 
     check_file(write)
-    found = agents(config.agents, output, threads=workers)
+    own = config.of_lineage(config.reporting()[0]).agents
+    found = agents(own, output, threads=workers)
     after: Any = load_arrays(policy) if policy is not None else found.expert
-    typer.echo(f"-> {render(config.agents, [found.reference, after], write, seconds=seconds, seed=seed)}")
+    typer.echo(f"-> {render(own, [found.reference, after], write, seconds=seconds, seed=seed)}")
 
 
 def _figures(values: dict[str, Any], name: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,16 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise PrefoptError(f"{path}: cannot be read ({error}); delete its folder and run again") from None
 
 
+def arrays_hash(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 of named arrays: names, types, shapes and values."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        x = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {x.dtype.str} {x.shape} ".encode())
+        total.update(x.tobytes())
+    return total.hexdigest()
+
+
 def read_json(path: Path) -> Any:
     """The file's value, None where it is missing or damaged."""
     try:
@@ -59,3 +72,9 @@ def finish(folder: Path, figures: Mapping[str, Any]) -> None:
 def finished(folder: Path) -> dict[str, Any] | None:
     """The figures of a finished artefact, else None."""
     return read_json(folder / DONE)
+
+
+def suite_versions() -> dict[str, str]:
+    """Versions of what decides results here."""
+    names = ("prefopt", "numpy", "jax", "optax", "mujoco")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}

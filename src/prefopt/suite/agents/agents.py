@@ -1,4 +1,4 @@
-"""Reference and expert of an environment, trained once and cached under the hash of their settings.
+"""Reference and expert of an environment: shipped with the package, or trained once and cached under their settings' hash.
 
 The expert is the checkpoint that is best in a separate evaluation (the best point of the training curve is optimistic); the
 reference is the earlier checkpoint nearest to `reference_share` of the expert's return, or, where an environment puts a
@@ -18,12 +18,13 @@ from pydantic import Field
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import Config
+from prefopt.suite.agents.lineages import SHIPPED, shipped
 from prefopt.suite.agents.ppo import PPOConfig, init, iterate, pack, unpack
 from prefopt.suite.simulator.environments import find_environment
 from prefopt.suite.simulator.episodes import evaluate
 from prefopt.suite.simulator.policy import Params, stack
 from prefopt.suite.simulator.simulator import Simulator
-from prefopt.suite.store import finish, finished, folder_of, load_arrays, read_json, save_arrays
+from prefopt.suite.store import arrays_hash, finish, finished, folder_of, load_arrays, read_json, save_arrays
 from prefopt.tables.records import write_json
 
 EVALUATION_SEEDS = (900_001, 900_002, 900_003)  # coarse, fine, the recorded figures
@@ -52,6 +53,15 @@ class Agents:
     expert: Params
     figures: dict[str, Any]
     folder: Path
+    shipped: bool = False
+
+    def policies(self) -> dict[str, Params]:
+        """Both by name."""
+        return {"reference": self.reference, "expert": self.expert}
+
+    def identity(self) -> dict[str, str]:
+        """SHA-256 of each policy's numbers: what data drawn from the agents depends on."""
+        return {name: arrays_hash(policy) for name, policy in self.policies().items()}
 
 
 def make_simulator(config: AgentsConfig, threads: int | None = None) -> Simulator:
@@ -61,14 +71,19 @@ def make_simulator(config: AgentsConfig, threads: int | None = None) -> Simulato
     return Simulator(environment, threads=threads, backend=backend, integrator=config.integrator)
 
 
-def agents(config: AgentsConfig, root: Path, *, threads: int | None = None) -> Agents:
-    """The agents from the cache below `root`, trained first where they are not there."""
-    folder = folder_of(root, f"agents-{config.environment}", config.model_dump(mode="json"))
+def agents(config: AgentsConfig, root: Path, *, threads: int | None = None, fresh: bool = False) -> Agents:
+    """The agents trained below `root`, else those shipped for these settings, else trained now; fresh: never the shipped ones."""
+    settings = config.model_dump(mode="json")
+    folder = folder_of(root, f"agents-{config.environment}", settings)
     figures = finished(folder)
+    if figures is None and not fresh and (found := shipped(settings)) is not None:
+        (reference, expert), figures = found
+        return Agents(reference, expert, figures, SHIPPED, shipped=True)
     if figures is None:
         given = None
         if trained_on := find_environment(config.environment).pretrained_on:
-            given = agents(config.model_copy(update={"environment": trained_on}), root, threads=threads)
+            before = config.model_copy(update={"environment": trained_on})
+            given = agents(before, root, threads=threads, fresh=fresh)
         with make_simulator(config, threads) as simulator:
             train(simulator, config, folder)
             figures = pick(simulator, config, folder, given)

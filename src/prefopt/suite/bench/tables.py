@@ -1,72 +1,66 @@
-"""Reading a result of the bench: standard errors, paired differences, orderings with verdicts, tables in Markdown."""
+"""Reading a result of the bench: paired differences over lineages, orderings with verdicts, tables in Markdown."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-CLEAR = 2.0  # standard errors of a paired difference from which on an ordering counts as seen
+from prefopt.suite.bench.statistics import interval, paired, with_verdicts
+
+COLUMNS = {"tuned": "returns", "full": "returns_full", "early": "returns_early"}  # of a cell: key of a row
 Row = Mapping[str, Any]
 
 
-def summarise(returns: np.ndarray) -> dict[str, Any]:
-    """returns per seed, their mean and its standard error."""
-    error = float(np.std(returns, ddof=1) / math.sqrt(len(returns)))
-    return {"returns": returns.tolist(), "mean": float(np.mean(returns)), "standard_error": error}
-
-
-def by_cell(rows: Sequence[Row]) -> dict[tuple[str, str], np.ndarray]:
-    """(loss, variant) -> returns per seed."""
-    return {(row["loss"], row["variant"]): np.asarray(row["returns"]) for row in rows}
-
-
-def compare(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Mean of a - b over seeds and its standard error (paired: equal seeds share start states and rows)."""
-    difference = a - b
-    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
-
-
-def verdict(difference: float, error: float) -> str:
-    """confirmed, refuted (both beyond CLEAR standard errors) or undecided."""
-    if difference > CLEAR * error:
-        return "confirmed"
-    return "refuted" if difference < -CLEAR * error else "undecided"
+def by_cell(rows: Sequence[Row], column: str = "tuned") -> dict[tuple[str, str], np.ndarray]:
+    """(loss, variant) -> returns per lineage."""
+    return {(row["loss"], row["variant"]): np.asarray(row[COLUMNS[column]]) for row in rows}
 
 
 EXPECTED = (  # a better than b, as the literature has it, on every variant
     ("dpop", "dpo"), ("dpo_budget", "dpo"), ("simpo_budget", "simpo"), ("robust_budget", "robust"),
     ("dpo_select_30", "dpo"), ("dpo_select_40", "dpo"), ("dpo_select_50", "dpo"), ("dpo_select_40", "dpo_random_40"),
-    ("dpo_select_40", "dpo_bottom_40"), ("dpo_difficulty", "dpo"), ("dpo", "sft"), ("kto", "dpo"),
+    ("dpo_select_40", "dpo_bottom_40"), ("dpo_difficulty", "dpo"), ("dpo", "sft"), ("kto", "sft"), ("kto", "dpo"),
+    ("orpo", "dpo"), ("cpo", "dpo"), ("slic_hf", "dpo"), ("discopop", "dpo"),
 )  # fmt: skip
 EXPECTED_UNDER_NOISE = (("cdpo", "dpo"), ("robust", "dpo"))
 
 
 def orderings(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Orderings that the literature expects, each with the paired difference and its verdict; only cells that exist."""
-    cells = by_cell(rows)
+    """Orderings between methods that the literature expects, each with its paired difference and a verdict (Holm over all)."""
     variants = list(dict.fromkeys(row["variant"] for row in rows))
-    losses = list(dict.fromkeys(row["loss"] for row in rows))
-    out = []
-
-    def add(better: tuple[str, str], worse: tuple[str, str], claim: str) -> None:
-        if better in cells and worse in cells and len(cells[better]) == len(cells[worse]):
-            difference, error = compare(cells[better], cells[worse])
-            out.append({
-                "claim": claim, "better": list(better), "worse": list(worse), "difference": difference,
-                "standard_error": error, "verdict": verdict(difference, error),
-            })  # fmt: skip
-
+    asked = []
     for variant in variants:
         noise = EXPECTED_UNDER_NOISE if variant.startswith("noisy") else ()
-        for a, b in (*EXPECTED, *noise):
-            add((a, variant), (b, variant), f"{a} better than {b} on {variant}")
-        if variant != "base":
-            for loss in losses:
-                add((loss, "base"), (loss, variant), f"{loss}: better on base than on {variant}")
-    return out
+        asked += [
+            ((a, variant), (b, variant), f"{a} better than {b} on {variant}") for a, b in (*EXPECTED, *noise)
+        ]
+    return _compared(rows, asked)
+
+
+def costs(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return on base less return on every other variant, by method, with a verdict (Holm over all)."""
+    variants = dict.fromkeys(row["variant"] for row in rows if row["variant"] != "base")
+    losses = dict.fromkeys(row["loss"] for row in rows)
+    asked = [
+        ((loss, "base"), (loss, variant), f"{loss}: better on base than on {variant}")
+        for variant in variants
+        for loss in losses
+    ]
+    return _compared(rows, asked)
+
+
+def _compared(
+    rows: Sequence[Row], asked: Sequence[tuple[tuple[str, str], tuple[str, str], str]]
+) -> list[dict[str, Any]]:
+    cells = by_cell(rows)
+    found = [
+        {"claim": claim, "better": list(a), "worse": list(b), **paired(cells[a], cells[b])}
+        for a, b, claim in asked
+        if a in cells and b in cells
+    ]
+    return with_verdicts(found)
 
 
 def ranking(rows: Sequence[Row], variant: str) -> list[str]:
@@ -77,7 +71,7 @@ def ranking(rows: Sequence[Row], variant: str) -> list[str]:
 
 def orderings_markdown(result: Mapping[str, Any]) -> str:
     """The orderings between methods: difference of returns and verdict, a column per variant."""
-    rows = [row for row in result["orderings"] if row["better"][1] == row["worse"][1]]
+    rows = result["orderings"]
     names = dict.fromkeys((row["better"][0], row["worse"][0]) for row in rows)
     variants = list(dict.fromkeys(row["better"][1] for row in rows))
     found = {(row["better"][0], row["worse"][0], row["better"][1]): row for row in rows}
@@ -90,7 +84,7 @@ def orderings_markdown(result: Mapping[str, Any]) -> str:
 
 def costs_markdown(result: Mapping[str, Any]) -> str:
     """Return on base minus return on every other variant, by method."""
-    rows = [row for row in result["orderings"] if row["better"][1] != row["worse"][1]]
+    rows = result["costs"]
     variants = list(dict.fromkeys(row["worse"][1] for row in rows))
     found = {(row["worse"][0], row["worse"][1]): row for row in rows}
     lines = [f"| method | {' | '.join(variants)} |", "|---" * (len(variants) + 1) + "|"]
@@ -99,8 +93,33 @@ def costs_markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def lengths_markdown(result: Mapping[str, Any]) -> str:
+    """Three ways to stop, by method: mean return over lineages and variants at the tuned, early and full length."""
+    lines = ["| method | tuned updates | tuned | early stopping | its updates | full |", "|---" * 6 + "|"]
+    for loss in dict.fromkeys(row["loss"] for row in result["rows"]):
+        own = [row for row in result["rows"] if row["loss"] == loss]
+        means = {name: np.mean([row[key] for row in own]) for name, key in COLUMNS.items()}
+        stops = np.mean([row["early_updates"] for row in own])
+        lines.append(
+            f"| {loss} | {own[0]['updates']} | {means['tuned']:.0f} | {means['early']:.0f} | {stops:.0f} | {means['full']:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def lineages_markdown(result: Mapping[str, Any]) -> str:
+    """Returns of the agents of each lineage (mean and standard error over episodes)."""
+    lines = ["| lineage | reference | expert |", "|---|---|---|"]
+    for row in result["lineages"]:
+        cells = [
+            f"{row[name]['return']:.0f} ± {row[name]['standard_error']:.0f}"
+            for name in ("reference", "expert")
+        ]
+        lines.append(f"| {row['seed']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _verdict_cell(row: Row | None) -> str:
-    return "" if row is None else f"{row['difference']:+.0f} ± {row['standard_error']:.0f}, {row['verdict']}"
+    return "" if row is None else f"{row['difference']:+.0f} ± {row['half_width']:.0f}, {row['verdict']}"
 
 
 def data_markdown(result: Mapping[str, Any]) -> str:
@@ -125,18 +144,18 @@ def data_markdown(result: Mapping[str, Any]) -> str:
 
 
 def tuned_markdown(result: Mapping[str, Any], tuned: Mapping[str, Any]) -> str:
-    """Hyperparameters that tuning chose, its score, and which of them lie at an edge of their grid."""
-    lines = ["| method | hyperparameters | score in tuning | at an edge |", "|---|---|---|---|"]
+    """Hyperparameters and length that tuning chose, its score, and what lies at an edge of its grid."""
+    lines = ["| method | hyperparameters | updates | score in tuning | at an edge |", "|---" * 5 + "|"]
     for loss in dict.fromkeys(row["loss"] for row in result["rows"]):
         found = tuned["losses"][loss]
         hyper = ", ".join(f"{key.split('.')[-1]} {value:g}" for key, value in found["hyper"].items())
         edges = ", ".join(key.split(".")[-1] for key in found["at_edge_of_grid"])
-        lines.append(f"| {loss} | {hyper} | {found['score']:.0f} | {edges} |")
+        lines.append(f"| {loss} | {hyper} | {found['updates']} | {found['score']:.2f} | {edges} |")
     return "\n".join(lines) + "\n"
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The table methods x variants, mean +- standard error of the return; the best of each column in bold."""
+    """The table methods x variants: mean over lineages and half width of its 95% t interval; the best of a column in bold."""
     rows = result["rows"]
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     best = {variant: ranking(rows, variant)[0] for variant in variants}
@@ -146,13 +165,18 @@ def markdown(result: Mapping[str, Any]) -> str:
         texts = []
         for variant in variants:
             row = cells.get((loss, variant))
-            text = "" if row is None else f"{row['mean']:.0f} ± {row['standard_error']:.0f}"
+            text = "" if row is None else f"{row['mean']:.0f} ± {row['half_width']:.0f}"
             texts.append(f"**{text}**" if best[variant] == loss else text)
         lines.append(f"| {loss} | " + " | ".join(texts) + " |")
-    for name in ("reference", "expert"):
-        figure = result["agents"][name]
-        lines.append(
-            f"| *{name}* | {figure['return']:.0f} ± {figure['standard_error']:.0f} |"
-            + " |" * (len(variants) - 1)
-        )
+    for name, figure in agents_of(result).items():
+        text = f"{figure['mean']:.0f} ± {figure['half_width']:.0f}"
+        lines.append(f"| *{name}* | {text} |" + " |" * (len(variants) - 1))
     return "\n".join(lines) + "\n"
+
+
+def agents_of(result: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Mean and interval over lineages of reference and expert."""
+    return {
+        name: interval([row[name]["return"] for row in result["lineages"]])
+        for name in ("reference", "expert")
+    }

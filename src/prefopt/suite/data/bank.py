@@ -73,7 +73,7 @@ def bank(
     """The bank from the cache below `root`, simulated first where it is not there."""
     from prefopt.suite.bars import bar
 
-    names = (config.model_dump(mode="json"), agents_config.model_dump(mode="json"))
+    names = (config.model_dump(mode="json"), agents_config.model_dump(mode="json"), found.identity())
     folder = folder_of(root, f"bank-{agents_config.environment}", *names)
     parts = [folder / f"part-{k:04d}.safetensors" for k in range(-(-config.starts // BLOCK))]
     if finished(folder) is None:

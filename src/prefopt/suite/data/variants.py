@@ -98,6 +98,26 @@ def make_pairs(bank: Bank, variant: Variant, rows: int, seed: int) -> Pairs:
     rng = np.random.default_rng([seed, 200])
     count = min(rows, int(variant.value)) if variant.kind == "small" else rows
     start = rng.permutation(bank.starts)[:rows]
+    return _pairs(bank, variant, start, rng).take(np.arange(count))
+
+
+def held_out_pairs(bank: Bank, variant: Variant, rows: int, seed: int) -> Pairs:
+    """The pairs of all start states that `make_pairs` with the same arguments leaves, labelled by the same variant.
+
+    Raises:
+        PrefoptError: fewer than two start states are left.
+    """
+    start = np.random.default_rng([seed, 200]).permutation(bank.starts)[rows:]
+    if len(start) < 2:
+        raise PrefoptError(
+            f"suite data: {rows} rows of {bank.starts} start states leave none to hold out; raise bank.starts"
+        )
+    return _pairs(bank, variant, start, np.random.default_rng([seed, 201]))
+
+
+def _pairs(bank: Bank, variant: Variant, start: np.ndarray, rng: np.random.Generator) -> Pairs:
+    """A pair per start state, by the variant's rule."""
+    rows = len(start)
     slots = rng.permuted(
         np.tile(np.arange(1, bank.references + 1), (rows, 1)), axis=1
     )  # two different ones per row
@@ -115,8 +135,7 @@ def make_pairs(bank: Bank, variant: Variant, rows: int, seed: int) -> Pairs:
         wins = rng.random(rows) < 0.5 * (1.0 + np.tanh(0.5 * gap))  # sigmoid, without overflow
     if variant.kind == "noisy":
         wins[order[: round(variant.value * rows)]] ^= True
-    pairs = Pairs(np.where(wins, first, second), np.where(wins, second, first), start, mixed)
-    return pairs.take(np.arange(count))
+    return Pairs(np.where(wins, first, second), np.where(wins, second, first), start, mixed)
 
 
 def figures(bank: Bank, pairs: Pairs) -> dict[str, Any]:

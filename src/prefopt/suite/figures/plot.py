@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from prefopt.core.errors import PrefoptError
+from prefopt.suite.bench.tables import agents_of
 from prefopt.suite.figures.svg import curves_svg, returns_svg
 from prefopt.suite.store import read_json
 from prefopt.tables.ours import check_apart, check_file
@@ -52,7 +53,7 @@ def _picture(path: Path) -> str:
 
 
 def returns_figure(result: Mapping[str, Any]) -> Any:
-    """Mean return with standard error over the variants, one line per method; reference and expert as dotted lines."""
+    """Mean return over lineages with its 95% interval by variant, one line per method; reference and expert as dotted lines."""
     import plotly.graph_objects as go
 
     rows = result["rows"]
@@ -64,18 +65,18 @@ def returns_figure(result: Mapping[str, Any]) -> Any:
         figure.add_scatter(
             x=seen,
             y=[own[v]["mean"] for v in seen],
-            error_y={"type": "data", "array": [own[v]["standard_error"] for v in seen]},
+            error_y={"type": "data", "array": [own[v]["half_width"] for v in seen]},
             mode="lines+markers",
             name=loss,
         )
     for name in ("reference", "expert"):
-        figure.add_hline(result["agents"][name]["return"], line_dash="dot", annotation_text=name)
+        figure.add_hline(agents_of(result)[name]["mean"], line_dash="dot", annotation_text=name)
     figure.update_layout(xaxis_title="data variant", yaxis_title="return", template="plotly_white")
     return figure
 
 
 def curve_figure(curves: Sequence[Mapping[str, Any]]) -> Any:
-    """Above: return by update (mean and standard error over seeds); below: training loss and chosen reward."""
+    """Above: return by update (mean and standard error over lineages); below: training loss and chosen reward."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from prefopt.core.ticks import ticks
+from prefopt.suite.bench.tables import agents_of
 
 # Okabe and Ito's colours, told apart by the colour-blind; dashes tell them apart in print
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
@@ -31,13 +32,13 @@ PARTS = {
 
 
 def returns_svg(result: Mapping[str, Any]) -> str:
-    """A panel per variant, a row per method: mean over seeds and its standard error; reference and expert dashed."""
+    """A panel per variant, a row per method: mean over lineages and its 95% t interval; reference and expert dashed."""
     rows = result["rows"]
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     methods = list(dict.fromkeys(row["loss"] for row in rows))
-    agents = {name: result["agents"][name]["return"] for name in ("reference", "expert")}
-    top = 1.04 * max([row["mean"] + row["standard_error"] for row in rows] + list(agents.values()))
-    low = min(0.0, *(row["mean"] - row["standard_error"] for row in rows))
+    agents = {name: found["mean"] for name, found in agents_of(result).items()}
+    top = 1.04 * max([row["mean"] + row["half_width"] for row in rows] + list(agents.values()))
+    low = min(0.0, *(row["mean"] - row["half_width"] for row in rows))
 
     def at(value: float) -> float:
         return (PANEL - 20) * (value - low) / (top - low)
@@ -59,19 +60,19 @@ def returns_svg(result: Mapping[str, Any]) -> str:
         for k, method in enumerate(methods):
             if method in cells:
                 cell, y = cells[method], TOP + ROW * k + ROW / 2
-                half = at(cell["standard_error"] + low)
+                half = at(cell["half_width"] + low)
                 parts.append(
                     f'<path class="bar" stroke="{COLOURS[0]}" d="M{at(cell["mean"]) - half:.1f} {y:.1f}h{2 * half:.1f}"/>'
                     f'<circle cx="{at(cell["mean"]):.1f}" cy="{y:.1f}" r="3.5" fill="{COLOURS[0]}"/>'
                 )
         parts.append(f'<rect class="axis" x="0" y="{TOP}" width="{PANEL - 20}" height="{tall}"/>')
         body.append(f'<g transform="translate({LABELS + column * PANEL} 0)">{"".join(parts)}</g>')
-    title = "Return by method and data variant: mean over seeds, standard error"
+    title = "Return by method and data variant: mean over lineages, 95% interval"
     return _svg(LABELS + PANEL * len(variants), TOP + tall + 24, title, body)
 
 
 def curves_svg(curves: Sequence[Mapping[str, Any]]) -> str:
-    """Trainings over their updates: return, log-ratio of the winners, loss; mean over seeds, and the seeds thinly."""
+    """Trainings over their updates: return, log-ratio of the winners, loss; mean over lineages, and the lineages thinly."""
     body = []
     for k, curve in enumerate(curves):
         x, y = 20 + (k % 2) * 330, 20 + (k // 2) * 20
@@ -95,7 +96,7 @@ def curve_name(curve: Mapping[str, Any]) -> str:
 
 
 def _values(curve: Mapping[str, Any], key: str) -> np.ndarray:
-    """[seeds, updates] of a curve; losses as a share of their first value, since losses have units of their own."""
+    """[lineages, updates] of a curve; losses as a share of their first value, since losses have units of their own."""
     values = np.asarray(curve[key])
     return values / values[:, :1] if key == "loss" else values
 

@@ -122,6 +122,23 @@ _ALL = (
     _on_dpo("dpo_difficulty", weights="difficulty"),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+LOSSES = (  # the methods that are a loss and nothing else: the small preset's table
+    *(
+        "dpo",
+        "ipo",
+        "simpo",
+        "orpo",
+        "cpo",
+        "slic_hf",
+        "kto",
+        "dpop",
+        "discopop",
+        "cdpo",
+        "robust",
+        "dpo_budget",
+    ),
+    "sft",
+)
 
 
 def find_method(name: str) -> Method:

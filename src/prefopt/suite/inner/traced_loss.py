@@ -49,6 +49,9 @@ def split_loss(loss: LossSum) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is traced: a number, an array, or lists of numbers (a learned map's tables, a pair [p0, p1])."""
+    if isinstance(value, list | tuple):
+        return len(value) > 0 and all(_is_number(item) for item in value)
     return hasattr(value, "dtype") or (isinstance(value, int | float) and not isinstance(value, bool))
 
 

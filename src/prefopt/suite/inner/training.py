@@ -1,8 +1,9 @@
 """Preference training of a population: a pure function of (loss, hyperparameters, learning rate, pairs, weights, seed).
 
 P members, M pairs each, B pairs per update, K steps drawn per trajectory, O observations, A actions. The losses come from
-`prefopt.losses`, unchanged. Members of equal structure (same loss terms, same M) are one compiled function, mapped over its
-members by `jax.lax.map` (2.4-4.7x faster on CPU than a batched network per member) or `vmap`; numbers of the loss are traced.
+`prefopt.losses`, unchanged. Members of equal structure (same loss terms, same M) share one compiled function, called for one
+member after the other (`map`, on a CPU 2.4-4.7x faster than a batched network per member; threads share the members) or
+mapped over all of them at once (`vmap`, for a GPU). The numbers of the loss, learned maps included, are traced.
 
 Convention: a trajectory's log-prob is summed over its steps and action dimensions. Per update it is estimated from K
 steps, drawn in K equal parts of the trajectory: steps / K times their sum, the same steps for policy and reference.
@@ -56,7 +57,10 @@ class InnerConfig(Config):
 
 @dataclass(frozen=True)
 class Member:
-    """One training: loss as in a recipe, learning rate, pairs winner, loser [M], weights [M], seed."""
+    """One training: loss as in a recipe, learning rate, pairs winner, loser [M], weights [M], seed.
+
+    stop: updates after which training ends and the policy stays (None: at the end); a temporal loss reaches t = 1 there.
+    """
 
     loss: Any
     learning_rate: float
@@ -64,6 +68,7 @@ class Member:
     loser: np.ndarray
     weights: np.ndarray
     seed: int
+    stop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ class Trained:
 def train_population(
     bank: Bank, reference: Params, members: Sequence[Member], config: InnerConfig, *, workers: int = 1
 ) -> Trained:
-    """Trains every member from the reference policy. A member's result does not depend on the others (to rounding: not at
-    all under `map`). workers: threads that share the members, since one `map` keeps one core busy.
+    """Trains every member from the reference policy. A member's result does not depend on the others (under `vmap` to
+    rounding, else not at all). workers: threads that share the members, since one training keeps one core busy.
 
     Raises:
         PrefoptError: unknown loss or hyperparameter, or one that wants what trajectories do not have.
@@ -100,8 +105,12 @@ def train_population(
 
     def train(key: Any, where: Sequence[int]) -> None:
         run = _compiled(key[0], losses[where[0]], config, key[1])
-        stacked = jax.tree.map(lambda *x: np.stack(x), *[_inputs(members[k], split[k][1]) for k in where])
-        policies, history = jax.device_get(run(arrays, start, stacked))
+        inputs = [_inputs(members[k], split[k][1], config) for k in where]
+        if config.batching == "map":
+            for k, own in zip(where, inputs, strict=True):
+                results[k] = jax.device_get(run(arrays, start, own))
+            return
+        policies, history = jax.device_get(run(arrays, start, jax.tree.map(lambda *x: np.stack(x), *inputs)))
         for j, k in enumerate(where):
             results[k] = ({name: x[j] for name, x in policies.items()}, history[j])
 
@@ -118,7 +127,7 @@ def train_population(
     return Trained(policies, np.stack([r[1] for r in results]))
 
 
-def _inputs(member: Member, numbers: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs(member: Member, numbers: Mapping[str, Any], config: InnerConfig) -> dict[str, Any]:
     return {
         "numbers": dict(numbers),
         "learning_rate": np.float32(member.learning_rate),
@@ -126,17 +135,28 @@ def _inputs(member: Member, numbers: Mapping[str, Any]) -> dict[str, Any]:
         "loser": member.loser.astype(np.int32),
         "weights": member.weights.astype(np.float32),
         "seed": np.uint32(member.seed),
+        "stop": np.int32(config.updates if member.stop is None else member.stop),
     }
 
 
 def device_bank(bank: Bank, reference: Params) -> dict[str, Any]:
-    """The bank's arrays as training reads them: observations normalised by the reference's statistics."""
+    """The bank's arrays as training reads them: observations normalised by the reference's statistics.
+
+    Steps are padded to one of two lengths per doubling, so that banks of about the same size share compiled functions.
+    """
     import jax.numpy as jnp
 
+    steps = len(bank.ref_logps)
+    grain = max(8192, 2 ** (steps.bit_length() - 2))
+    more = -steps % grain
+
+    def padded(x: np.ndarray) -> Any:
+        return jnp.asarray(np.pad(x, [(0, more)] + [(0, 0)] * (x.ndim - 1)))
+
     return {
-        "features": jnp.asarray(normalise(reference, bank.observations)),
-        "actions": jnp.asarray(bank.actions),
-        "ref_logps": jnp.asarray(bank.ref_logps),
+        "features": padded(normalise(reference, bank.observations)),
+        "actions": padded(bank.actions),
+        "ref_logps": padded(bank.ref_logps),
         "offsets": jnp.asarray(bank.offsets, dtype=jnp.int32),
         "lengths": jnp.asarray(bank.lengths, dtype=jnp.int32),
     }
@@ -146,7 +166,7 @@ _COMPILED: dict[Any, Any] = {}
 
 
 def _compiled(structure: str, loss: LossSum, config: InnerConfig, rows: int) -> Any:
-    """The jitted population function of a structure; kept, since compiling costs a second or two."""
+    """The jitted training of a structure's member (`vmap`: members); kept, since compiling costs a second or two."""
     import jax
 
     key = (structure, config, rows)
@@ -154,11 +174,9 @@ def _compiled(structure: str, loss: LossSum, config: InnerConfig, rows: int) -> 
         one = member_function(loss, config, rows)
 
         def many(arrays: Any, start: Any, stacked: Any) -> Any:
-            if config.batching == "vmap":
-                return jax.vmap(lambda member: one(arrays, start, member))(stacked)
-            return jax.lax.map(lambda member: one(arrays, start, member), stacked)
+            return jax.vmap(lambda member: one(arrays, start, member))(stacked)
 
-        _COMPILED[key] = jax.jit(many)
+        _COMPILED[key] = jax.jit(many if config.batching == "vmap" else one)
     return _COMPILED[key]
 
 
@@ -183,7 +201,7 @@ def member_function(loss: LossSum, config: InnerConfig, rows: int) -> Callable[.
         def objective(params: Params, batch: Any, step: Any) -> Any:
             key = jax.random.fold_in(step_key, step)
             inputs = pair_inputs(params, arrays, member["winner"][batch], member["loser"][batch], key, config)
-            inputs["progress"] = step / config.updates
+            inputs["progress"] = jnp.minimum(1.0, step / member["stop"])
             weights = member["weights"][batch]
             return weighted_mean(value, loss, inputs, weights), history_row(inputs)
 
@@ -196,8 +214,14 @@ def member_function(loss: LossSum, config: InnerConfig, rows: int) -> Callable[.
             )
             return (params, state), jnp.concatenate([mean[None], seen])
 
+        def stopped(carry: Any, x: Any) -> Any:
+            return carry, jnp.full(len(HISTORY), jnp.nan)
+
+        def update_or_stop(carry: Any, x: Any) -> Any:
+            return jax.lax.cond(x[1] < member["stop"], update, stopped, carry, x)
+
         def segment(carry: Any, x: Any) -> Any:
-            carry, seen = jax.lax.scan(update, carry, x)
+            carry, seen = jax.lax.scan(update_or_stop, carry, x)
             return carry, (carry[0], seen)
 
         shape = (config.snapshots, config.updates // config.snapshots)
