@@ -114,7 +114,7 @@ def test_checks_write_again_where_they_wrote(home, capsys):
         _ok("judge-check", "--input", "pairs.jsonl", "--judge", "simulated", "--output", "judged")
         _ok("losses", "plot", "dpo", "--output", "new.svg")
     _refused(capsys, "judge-check", "--input", "pairs.jsonl", "--judge", "simulated", "--output", "checked")
-    assert sorted(os.listdir("checked")) == ["check.json", "manifest.json", "pairs.jsonl"]
+    assert sorted(os.listdir("checked")) == [".owner.json", "check.json", "manifest.json", "pairs.jsonl"]
     _ok("verify", "checked")
     (home / "judged" / "verdicts.parquet").write_bytes(b"cut")
     with pytest.raises(SystemExit) as end:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,10 @@ def test_a_stage_whose_folder_is_gone_is_missed(tmp_path, given):
     out = tmp_path / "run"
     _run(given, out)
     (out / "00-data" / "manifest.json").unlink()
+    assert verify(out).damaged == {"00-data": ["manifest.json is gone or cannot be read"]}
+    _run(given, out)
+    assert verify(out).damaged == {}
+    shutil.rmtree(out / "00-data")
     assert verify(out).damaged == {"00-data": ["the stage's folder or its manifest is missing"]}
     with pytest.raises(PrefoptError, match="nothing that prefopt has on record"):
         verify(tmp_path)

@@ -55,6 +55,8 @@ class StageFolder(OwnedFolder):
         A stage of which something is gone or cut does not count; a line says what.
         """
         manifest = self.manifest
+        if self.lost_manifest():
+            notice(f"{self.path}: {MANIFEST} is gone or cannot be read; the stage is done anew")
         if manifest is None or manifest.get("key") != key:
             return False
         if broken := self.damage():
@@ -123,6 +125,8 @@ class StageFolder(OwnedFolder):
         (self.path / MANIFEST).unlink(missing_ok=True)
         write_table(output.table, self.path / "part-00000.parquet")
         write_table(make_table(self.timings), self.path / TIMINGS)
+        files = self.written()
+        self.own(stage, about.get("key"), files)
         write_json(self.path / MANIFEST, {
             "stage": stage,
             **about,
@@ -133,7 +137,7 @@ class StageFolder(OwnedFolder):
             **({"retried": retried} if retried else {}),
             "columns": output.table.column_names,
             "quality": dict(output.quality),
-            "files": self.written(),
+            "files": files,
         })  # fmt: skip
         (self.path / DAMAGED).unlink(missing_ok=True)
         self._tidy()

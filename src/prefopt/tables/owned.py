@@ -26,6 +26,7 @@ from prefopt.tables.records import write_json
 
 WORK = ".work"
 KEY, MANIFEST, DAMAGED = "key.json", "manifest.json", ".damaged.json"
+OWNER = ".owner.json"  # whose the files are, where the manifest is lost
 PARTS, TIMINGS = "part-*.parquet", "timings.parquet"
 
 
@@ -60,7 +61,7 @@ class OwnedFolder:
 
     def own_record(self) -> dict[str, Any] | None:
         """The key or manifest of this very stage; None in a folder that is new, or somebody else's."""
-        for name in (KEY, MANIFEST):
+        for name in (KEY, MANIFEST, OWNER):
             found = read_json(self.path / name)
             if found and "key" in found and self._is_mine(found):
                 return found
@@ -88,11 +89,24 @@ class OwnedFolder:
 
     def _foreign(self) -> list[str]:
         """Files under the stage's own names that the finished stage did not write. What an unfinished one has, is its own."""
-        files = (self.manifest or {}).get("files")
-        if not isinstance(files, dict):
+        files = self._listed()
+        if files is None:
             return []
         mine = files_under(self.path, self._names())
         return [path for path in mine if path not in files and not is_within(path, self._loose)]
+
+    def _listed(self) -> dict[str, Any] | None:
+        """The files that the finished stage has on record; None of an unfinished one."""
+        for name in (MANIFEST, OWNER):
+            files = (read_json(self.path / name) or {}).get("files")
+            if isinstance(files, dict):
+                return files
+        return None
+
+    def lost_manifest(self) -> bool:
+        """Whether the stage was finished and its manifest is gone or cannot be read."""
+        there = {name: read_json(self.path / name) is not None for name in (KEY, MANIFEST, OWNER)}
+        return there[OWNER] and not there[KEY] and not there[MANIFEST]
 
     @property
     def _loose(self) -> tuple[str, ...]:
@@ -100,8 +114,7 @@ class OwnedFolder:
 
     def _names(self) -> tuple[str, ...]:
         loose = tuple(name for name in self.claims.loose if "/" not in name)
-        files = (self.manifest or {}).get("files")
-        listed = {path.split("/")[0] for path in files} if isinstance(files, dict) else set()
+        listed = {path.split("/")[0] for path in self._listed() or ()}
         return tuple(dict.fromkeys((PARTS, TIMINGS, *self.claims.files, *loose, *sorted(listed))))
 
     def begin(self, key: str) -> None:
@@ -136,8 +149,14 @@ class OwnedFolder:
     def close(self) -> None:
         """The end of a work that is no stage of a run: a manifest with what was written."""
         key = (read_json(self.path / KEY) or {}).get("key")
-        write_json(self.path / MANIFEST, {"stage": self.claims.stage, "key": key, "files": self.written()})
+        files = self.written()
+        self.own(self.claims.stage, key, files)
+        write_json(self.path / MANIFEST, {"stage": self.claims.stage, "key": key, "files": files})
         (self.path / KEY).unlink(missing_ok=True)
+
+    def own(self, stage: str, key: Any, files: dict[str, dict[str, Any]]) -> None:
+        """Note beside the manifest whose the files are, so that they can be done anew if it is lost."""
+        write_json(self.path / OWNER, {"stage": stage, "key": key, "files": files})
 
     def _refuse_foreign(self) -> None:
         if foreign := self._foreign():
@@ -153,16 +172,17 @@ class OwnedFolder:
         lasting: those that outlive changed settings, too.
         """
         keep = () if lasting else self.claims.lasting
-        manifest = self.manifest or {}
+        files = self._listed()
         mine = set(files_under(self.path, self._names()))
-        if isinstance(manifest.get("files"), dict):
-            mine = {path for path in mine if path in manifest["files"] or is_within(path, self._loose)}
+        if files is not None:
+            mine = {path for path in mine if path in files or is_within(path, self._loose)}
         remove(self.path, sorted(path for path in mine if not is_within(path, keep)))
         for name in names_left(self.path, self._names()):
             (self.path / name).unlink()
         remove_tree(self.path / WORK)
         (self.path / DAMAGED).unlink(missing_ok=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
+        (self.path / OWNER).unlink(missing_ok=True)
 
     def discard(self) -> list[str]:
         """Remove all that the stage wrote, and the folder if nothing else is in it; returns what stays."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from prefopt.core.errors import PrefoptError
 from prefopt.models.tiny_folder import MARKER, is_tiny, tiny_damage
 from prefopt.tables.lock import RUN_RECORD, working_in
-from prefopt.tables.owned import KEY, MANIFEST, OwnedFolder, read_json
+from prefopt.tables.owned import KEY, MANIFEST, OWNER, OwnedFolder, read_json
 from prefopt.tables.progress import progress
 
 SUMMARY = "summary.json"
@@ -48,14 +48,16 @@ def verify(root: Path) -> Verified:
         for path in places:
             name = path.relative_to(root).as_posix()
             record = read_json(path / (MARKER if is_tiny(path) else MANIFEST))
-            if record is None:
+            if record is None and OwnedFolder(path).lost_manifest():
+                damaged[name] = [f"{MANIFEST} is gone or cannot be read"]
+            elif record is None:
                 unfinished.append(name)
             else:
                 files += len(record.get("files") or {})
                 if found := _look(path):
                     damaged[name] = found
             advance(1)
-        for name in _missing(root):
+        for name in _missing(root) - damaged.keys():
             damaged[name] = ["the stage's folder or its manifest is missing"]
     return Verified(len(places), files, damaged, unfinished)
 
@@ -65,7 +67,7 @@ def _places(root: Path) -> Iterator[Path]:
     found = {
         path.parent
         for folder in FOLDERS
-        for name in (MANIFEST, KEY, MARKER)
+        for name in (MANIFEST, KEY, OWNER, MARKER)
         for path in root.glob(f"{folder}{name}")
     }
     yield from sorted(path for path in found if is_tiny(path) or OwnedFolder(path).own_record() is not None)
@@ -81,12 +83,12 @@ def _look(path: Path) -> list[str]:
     return found
 
 
-def _missing(root: Path) -> list[str]:
+def _missing(root: Path) -> set[str]:
     """Folders that the summary names and that are no longer there, or without a manifest."""
     summary = read_json(root / SUMMARY) or {}
     folders = summary.get("folders") or {}
     names = {place for stages in folders.values() for place in stages.values()}
-    return sorted(name for name in names if read_json(root / name / MANIFEST) is None)
+    return {name for name in names if read_json(root / name / MANIFEST) is None}
 
 
 def verified_lines(root: Path, found: Verified) -> Iterator[str]:
