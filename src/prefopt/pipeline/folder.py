@@ -17,7 +17,7 @@ from prefopt.core.settings import changed_keys
 from prefopt.models.tiny_folder import discard_tiny, is_tiny
 from prefopt.pipeline.recipe import Recipe
 from prefopt.stages.stage import Stage
-from prefopt.tables.lock import RUN_RECORD
+from prefopt.tables.lock import RUN_RECORD, RUN_TWIN
 from prefopt.tables.ours import check_apart, names_in, remove_empty, shown
 from prefopt.tables.owned import read_json
 from prefopt.tables.records import write_json
@@ -42,8 +42,11 @@ def check_run(root: Path, recipe: Recipe, *, overwrite: bool) -> list[str]:
         raise PrefoptError(f"{root}: is a file; name a folder for --output")
     check_apart(root, _inputs(root, recipe))
     there = names_in(root)
-    before = (read_json(root / RUN_RECORD) or {}).get("settings")
-    if not isinstance(before, dict):
+    records = (read_json(root / name) or {} for name in (RUN_RECORD, RUN_TWIN))
+    before = next(
+        (record["settings"] for record in records if isinstance(record.get("settings"), dict)), None
+    )
+    if before is None:
         if there:
             raise PrefoptError(
                 f"{root}: holds other things ({shown(there)}), which stay as they are; name a new or empty folder for "
@@ -69,8 +72,9 @@ def enter_run(root: Path, recipe: Recipe, changed: list[str]) -> None:
     if changed and changed != ["about"]:
         notice(f"{root}: settings changed ({shown(changed)}); stages that they concern are done anew")
     record = {"recipe": recipe.name, "settings": _settings(recipe)}
-    if read_json(root / RUN_RECORD) != record:
-        write_json(root / RUN_RECORD, record)
+    for name in (RUN_TWIN, RUN_RECORD):
+        if read_json(root / name) != record:
+            write_json(root / name, record)
 
 
 def forget_summary(root: Path) -> None:

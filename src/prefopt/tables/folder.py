@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,9 @@ class StageFolder(OwnedFolder):
         if broken := self.damage():
             notice(f"{self.path}: {shown(broken)}; the stage is done anew")
             return False
+        if is_first_process() and not self.owner_fits():
+            with suppress(PrefoptError):  # read-only: it is looked at as it is
+                self.own(manifest.get("stage", ""), key, manifest.get("files") or {})
         self._tidy()
         return True
 

@@ -23,6 +23,7 @@ from prefopt.core.notice import is_first_process, notice
 from prefopt.tables.ours import LOCK, remove_empty
 
 RUN_RECORD = "run.json"  # in the folder of a run
+RUN_TWIN = ".run.json"  # the same, where that is lost
 RUN_DEPTH = 5  # RUN/arms/NAME/rounds/K/NN-stage
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)

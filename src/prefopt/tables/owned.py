@@ -158,6 +158,11 @@ class OwnedFolder:
         """Note beside the manifest whose the files are, so that they can be done anew if it is lost."""
         write_json(self.path / OWNER, {"stage": stage, "key": key, "files": files})
 
+    def owner_fits(self) -> bool:
+        """Whether that note says what the manifest says."""
+        manifest, owner = self.manifest or {}, read_json(self.path / OWNER) or {}
+        return all(owner.get(name) == manifest.get(name) for name in ("stage", "key", "files"))
+
     def _refuse_foreign(self) -> None:
         if foreign := self._foreign():
             raise PrefoptError(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prefopt.core.errors import PrefoptError
 from prefopt.models.tiny_folder import MARKER, is_tiny, tiny_damage
-from prefopt.tables.lock import RUN_RECORD, working_in
+from prefopt.tables.lock import RUN_RECORD, RUN_TWIN, working_in
 from prefopt.tables.owned import KEY, MANIFEST, OWNER, OwnedFolder, read_json
 from prefopt.tables.progress import progress
 
@@ -57,6 +57,8 @@ def verify(root: Path) -> Verified:
                 if found := _look(path):
                     damaged[name] = found
             advance(1)
+        if (root / RUN_RECORD).is_file() and read_json(root / RUN_RECORD) != read_json(root / RUN_TWIN):
+            damaged[RUN_RECORD] = [f"does not fit {RUN_TWIN}"]
         for name in _missing(root) - damaged.keys():
             damaged[name] = ["the stage's folder or its manifest is missing"]
     return Verified(len(places), files, damaged, unfinished)
@@ -80,7 +82,8 @@ def _look(path: Path) -> list[str]:
     found = folder.damage(digests=True)
     with suppress(PrefoptError, OSError):  # read-only: it is said all the same
         folder.mark_damage(found)
-    return found
+    # the next run mends it without doing the stage anew
+    return found if found or folder.owner_fits() else [f"{OWNER} does not fit {MANIFEST}"]
 
 
 def _missing(root: Path) -> set[str]:
