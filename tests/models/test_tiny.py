@@ -82,7 +82,7 @@ def test_a_build_that_dies_leaves_nothing_and_starts_anew(tmp_path, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tiny, "write_json", die)
+        patch.setattr(tiny, "mark_tiny", die)
         with pytest.raises(KeyboardInterrupt):
             build_tiny(TEXTS, tmp_path / "again", seed=1, key="k", vocab_size=300)
     assert not (tmp_path / "again").exists()

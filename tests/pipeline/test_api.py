@@ -211,7 +211,9 @@ def test_a_run_on_objects_with_parts_of_a_file(tmp_path):
     assert (run.model_path / "model.safetensors").is_file()
     assert run.report_path.is_file()
     assert set(run.table("judge")["is_correct"]) <= {True, False}
-    assert all(len(row["chosen"]) > len(row["rejected"]) for row in run.table("rank"))
+    assert all(
+        len(row["chosen"][0]["content"]) > len(row["rejected"][0]["content"]) for row in run.table("rank")
+    )
     assert run.table("train")[0]["step0/loss"] == pytest.approx(0.693147, abs=1e-4)
     with pytest.raises(PrefoptError, match=r"arm 'main' has no stage 'wait'"):
         run.table("wait")

@@ -120,6 +120,7 @@ def plan(recipe: Recipe, output: Path, *, strict: bool = False) -> Plan:
         return done
 
     state = Run(root=output, recipe=recipe, strict=strict, work=look, skip=lambda *skipped: None)
+    state.find = _on_this_machine
     state.prepare = lambda state, source: _model(state, found, fresh)
     walk(state)
     return found
@@ -160,19 +161,22 @@ def _model(state: Run, found: Plan, fresh: bool) -> None:
         if not (here / "config.json").is_file():
             return
         state.model = here
-    elif (
-        not Path(name).expanduser().exists() and not name.startswith("builtin:") and HUB_NAME.fullmatch(name)
-    ):
-        cached = _from_cache(name)
-        if cached is None:
+    else:
+        directory = _on_this_machine(name)
+        if directory is None:
             found.note = f"model: {name} is not on this machine; the run fetches it from the hub first"
             return
-        state.model = cached
-    else:
-        state.model = resolve_model(name)
+        state.model = directory
     found.directory, found.model = state.model, model_size(state.model)
     if not fresh:
         state.model_key = model_digest(state.model)
+
+
+def _on_this_machine(name: str) -> Path | None:
+    """The model's directory; None where the run would fetch it from the hub."""
+    if not Path(name).expanduser().exists() and not name.startswith("builtin:") and HUB_NAME.fullmatch(name):
+        return _from_cache(name)
+    return resolve_model(name)
 
 
 def _from_cache(name: str) -> Path | None:

@@ -76,7 +76,8 @@ class Run(Ledger):
     """State of one `run`: the folder, the recipe and the model that all arms start from.
 
     work, skip, prepare: what is done with a stage, with one that is skipped, and for the model; a plan does other things
-    with them on the same way (`prefopt.pipeline.plan`).
+    with them on the same way (`prefopt.pipeline.plan`). find: the directory of a model by name, None where it is not here
+    yet (None: `resolve_model`, which may fetch it).
     """
 
     root: Path
@@ -87,6 +88,7 @@ class Run(Ledger):
     work: Callable[..., Done] = execute
     skip: Callable[[Run, Stage, Path, str], None] = field(default=lambda *skipped: write_skip(*skipped))
     prepare: Callable[[Run, Done], None] = field(default=lambda *given: prepare_model(*given))
+    find: Callable[[str], Path | None] | None = None
 
     def begin(self) -> None:
         """Before a stage's work: the summary of what was there does not hold any longer."""
@@ -237,7 +239,7 @@ def _for_model(state: Run, config: Any) -> Any:
 
     if config.chat != "auto" or state.recipe.model == "tiny":
         return config
-    return for_model(config, resolve_model(state.recipe.model))
+    return for_model(config, (state.find or resolve_model)(state.recipe.model))
 
 
 def prepare_model(state: Run, source: Done) -> None:
