@@ -120,7 +120,7 @@ def test_a_damaged_checkpoint_is_left_out_with_a_line_and_the_bytes_are_the_same
 
 def test_a_checkpoint_whose_best_one_is_damaged_is_left_out_too(tmp_path, rows):
     held_out = make_examples(5, 1, tiny_model())
-    best = {**RUN, "eval_strategy": "steps", "eval_steps": 2, "keep": "best"}
+    best = {**RUN, "learning_rate": 3e-3, "eval_strategy": "steps", "eval_steps": 2, "keep": "best"}
 
     def build(folder, **more):
         return make_trainer(folder, build_loss(DPO), rows, held_out, **best, **more)

@@ -150,7 +150,6 @@ def _before(upstream: Done | None) -> Expected:
 
 def _model(state: Run, found: Plan, fresh: bool) -> None:
     """The model that is there; what is not, a tiny one or one of the hub, is neither built nor fetched."""
-    from prefopt.models.find import HUB_NAME, resolve_model
     from prefopt.models.load import model_digest
 
     name = state.recipe.model
@@ -174,6 +173,8 @@ def _model(state: Run, found: Plan, fresh: bool) -> None:
 
 def _on_this_machine(name: str) -> Path | None:
     """The model's directory; None where the run would fetch it from the hub."""
+    from prefopt.models.find import HUB_NAME, resolve_model
+
     if not Path(name).expanduser().exists() and not name.startswith("builtin:") and HUB_NAME.fullmatch(name):
         return _from_cache(name)
     return resolve_model(name)

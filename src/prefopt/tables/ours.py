@@ -145,7 +145,7 @@ def check_apart(output: Path, inputs: Iterable[tuple[str, Path]]) -> None:
         else:
             continue
         raise PrefoptError(
-            f"output {output} {how} the {title} ({path}), which must stay as it is; name another folder"
+            f"--output {output} {how} the {title} ({path}), which must stay as it is; name another folder"
         )
 
 
