@@ -90,6 +90,7 @@ def make_trainer(
     """A trainer on the CPU that saves nothing unless told so."""
     fixed = {
         "learning_rate": 1e-2,
+        "adam_epsilon": 1e-4,  # Adam's first step is the sign of the gradient, whose rounding errors would decide where it is 0
         "pairs_per_step": 8,
         "logging_steps": 2,
         "save_strategy": "no",
