@@ -40,7 +40,7 @@ ONE = {
     "padded": PADDED,
     "shared": SHARED,
     "coupled": COUPLED,
-    "best_lora": {**SHARED, "lora": True, "keep": "best", "save_steps": 3, "learning_rate": 1e-1},
+    "best_lora": {**SHARED, "lora": True, "keep": "best", "save_steps": 3, "learning_rate": 5e-2},
 }
 CUT = 4
 
