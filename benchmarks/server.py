@@ -17,7 +17,7 @@ from pathlib import Path
 
 from prefopt.engines.client import ChatClient, ChatRequest, ServerSettings
 
-FAKE = Path(__file__).parents[1] / "tests" / "engines" / "fake_server.py"
+FAKE = Path(__file__).parents[1] / "tests" / "support" / "fake_server.py"
 BOUND = 1.25
 
 
