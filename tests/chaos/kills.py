@@ -9,7 +9,7 @@ from pathlib import Path
 from chaos.figures import Figures, contents, difference
 from chaos.worlds import World
 
-TURNS = 80  # kills of one run at most
+TURNS = 60  # kills of one run; then it is left alone
 
 
 def sweep(
@@ -56,8 +56,10 @@ def _kill_once(
     figures.note(problem, kills=1)
 
 
-def chain(world: World, folder: Path, name: str, seed: int, reach: int = 40) -> Figures:
-    """One run killed again and again, each time a few file operations or tenths of a second further on, until it ends."""
+def chain(
+    world: World, folder: Path, name: str, seed: int, *, reach: int = 40, turns: int = TURNS
+) -> Figures:
+    """One run killed up to `turns` times, after a few file operations or tenths of a second, then left to its end."""
     figures = Figures()
     expected = contents(world.reference(name))
     rng = random.Random(seed)
@@ -65,7 +67,7 @@ def chain(world: World, folder: Path, name: str, seed: int, reach: int = 40) -> 
     folder.mkdir(parents=True)
     argv = [*world.argv(name), "--output", "out"]
     places = []
-    for turn in range(TURNS):
+    for turn in range(turns):
         if turn % 3 == 2:
             plan: dict[str, object] = {"kill_after_s": rng.uniform(0.05, 0.6)}
         else:
@@ -74,6 +76,8 @@ def chain(world: World, folder: Path, name: str, seed: int, reach: int = 40) -> 
         if outcome.code != -9:
             break
         places.append(outcome.died_at or f"time {plan.get('kill_after_s')}")
+    else:  # what is left of the work is done undisturbed
+        outcome = world.host.run(argv, folder, timeout_s=300)
     figures.tracebacks += outcome.has_traceback
     problem = "" if outcome.code == 0 else f"{name}: after {places[-3:]}: {outcome.shown()}"
     if not problem and (found := difference(expected, contents(folder / "out"))):
