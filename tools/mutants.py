@@ -2,7 +2,7 @@
 
     python tools/mutants.py [--areas losses rules] [--per-area 10] [--seed 0] [--output FILE.json]
 
-Places are drawn by the seed from all comparisons, sums, products, numbers, `and`/`or` and `not` of an area's files (texts,
+Those of `made_mutants` are tried, and places drawn by the seed from all comparisons, sums, products, numbers, `and`/`or` and `not` of an area's files (texts,
 annotations, defaults of settings and drawings left out). A mutant is killed when the area's tests fail or outlast their
 limit. Survivors are listed; `EQUIVALENT` says of which it is known that no test could tell them from the code, and why.
 Exits 1 when fewer than 95% of the others are killed.
@@ -13,51 +13,83 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import hashlib
+import importlib
 import json
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from made_mutants import MADE
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = "src/prefopt"
-# area -> (files, tests that have to notice)
-AREAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "losses": (
-        ("losses/pairwise.py", "losses/unpaired.py", "losses/shapes.py", "losses/links.py", "losses/regularizers.py", "losses/recipe.py"),
-        ("tests/losses/test_table.py", "tests/losses/test_recipe.py", "tests/losses/test_regularizers.py", "tests/losses/test_coupled.py", "tests/losses/test_mirror.py"),
+IMPORTED = "ignore::pytest.PytestAssertRewriteWarning"  # of plugins that others have imported, which fork as they are
+SAID = "said.txt"  # what the tests of a mutant say, beside the copy of the code
+_LOSSES = tuple(
+    f"tests/losses/test_{name}.py" for name in ("table", "recipe", "regularizers", "coupled", "ops")
+)
+_SHARED = ("tests/scoring/test_shared.py", "tests/training/test_rows.py")
+_STEP = (
+    "tests/training/test_trl_step.py",
+    "tests/training/test_metrics.py",
+    "tests/training/test_trainer.py",
+)
+_READ = ("tests/stages/data/reading", "tests/stages/data/test_data.py", "tests/stages/data/test_chat.py")
+# area -> file -> the tests that have to notice
+AREAS: dict[str, dict[str, tuple[str, ...]]] = {
+    "losses": dict.fromkeys(
+        (f"losses/{name}.py" for name in ("pairwise", "unpaired", "shapes", "links", "regularizers", "recipe")), _LOSSES
     ),
-    "scoring": (
-        ("scoring/packing.py", "scoring/masks.py", "scoring/logprobs.py", "scoring/head.py", "scoring/shared.py", "scoring/segments.py", "scoring/store.py"),
-        ("tests/scoring/test_packing.py", "tests/scoring/test_head.py", "tests/scoring/test_segments.py", "tests/scoring/test_shared.py", "tests/scoring/test_store.py", "tests/scoring/test_logprobs.py"),
-    ),
-    "training": (
-        ("training/step.py", "training/collate.py", "training/metrics.py", "training/forward.py"),
-        ("tests/training/test_metrics.py", "tests/training/test_trl_step.py", "tests/training/test_trainer.py", "tests/training/test_rows.py"),
-    ),
-    "rules": (
-        ("rules/selection.py", "rules/weights.py", "rules/tournament.py", "rules/standing.py", "rules/pairing.py", "rules/intervals.py", "rules/describe.py", "rules/order.py"),
+    "scoring": {
+        "scoring/packing.py": ("tests/scoring/test_packing.py", *_SHARED),
+        "scoring/masks.py": _SHARED,
+        "scoring/shared.py": _SHARED,
+        "scoring/logprobs.py": ("tests/scoring/test_logprobs.py", "tests/scoring/test_marks.py"),
+        "scoring/head.py": ("tests/scoring/test_head.py", "tests/scoring/test_logprobs.py"),
+        "scoring/segments.py": ("tests/scoring/test_segments.py", *_SHARED),
+        "scoring/store.py": ("tests/scoring/test_store.py",),
+    },
+    "training": {
+        "training/step.py": _STEP,
+        "training/collate.py": ("tests/training/test_rows.py", *_STEP),
+        "training/metrics.py": _STEP,
+        "training/forward.py": _STEP,
+        "training/schedule.py": ("tests/training/test_schedule.py",),
+    },
+    "rules": dict.fromkeys(
+        (
+            f"rules/{name}.py"
+            for name in ("selection", "weights", "tournament", "standing", "pairing", "intervals", "describe", "order")
+        ),
         ("tests/rules",),
     ),
-    "verify": (("verify/answers.py", "verify/__init__.py", "judges/parse.py"), ("tests/verify", "tests/judges/test_parse.py")),
-    "reading": (
-        ("stages/data/reading/checks.py", "stages/data/reading/converters.py", "stages/data/reading/dialogue.py", "stages/data/reading/naming.py", "stages/data/reading/strict_json.py"),
-        ("tests/stages/data",),
+    "verify": {
+        "verify/answers.py": ("tests/verify",),
+        "verify/__init__.py": ("tests/verify",),
+        "judges/parse.py": ("tests/judges/test_parse.py",),
+    },
+    "reading": dict.fromkeys(
+        (f"stages/data/reading/{name}.py" for name in ("checks", "dialogue", "naming", "recognise", "readers", "completions", "stored_text", "strict_json")), _READ
     ),
-    "resume": (
-        ("tables/folder.py", "tables/journal.py", "stages/running.py", "training/checkpoints.py"),
-        ("tests/tables", "tests/stages/rank/test_rank.py", "tests/stages/reference/test_reference.py", "tests/training/test_trainer.py", "tests/cli/test_retry.py"),
-    ),
+    "resume": {
+        "tables/folder.py": ("tests/tables", "tests/stages/rank/test_rank.py", "tests/stages/reference/test_reference.py"),
+        "tables/journal.py": ("tests/tables", "tests/stages/rank/test_rank.py"),
+        "stages/running.py": ("tests/stages/rank/test_rank.py", "tests/stages/reference/test_reference.py", "tests/cli/test_retry.py"),
+        "training/checkpoints.py": ("tests/training/test_checkpoints.py", "tests/training/test_trainer.py"),
+    },
 }  # fmt: skip
-# (file, what stands there, what was put there) -> why no test can tell them apart
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+# place of a survivor, as it is listed -> why no test can tell it from the code
+EQUIVALENT: dict[str, str] = {}
 SWAPS: dict[type, type] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
     ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
@@ -80,9 +112,14 @@ class Mutant:
     end: int
 
     @property
+    def tests(self) -> tuple[str, ...]:
+        """The tests that have to notice."""
+        return AREAS[self.area][self.file]
+
+    @property
     def name(self) -> str:
         """How survivors are listed."""
-        return f"{self.file}:{self.line}: {self.before}  ->  {self.after}"
+        return " ".join(f"{self.file}:{self.line}: {self.before}  ->  {self.after}".split())
 
 
 def changed(node: ast.AST) -> ast.AST | None:
@@ -142,108 +179,200 @@ def mutants_of(area: str, file: str) -> list[Mutant]:
     return [found[place] for place in sorted(found)]
 
 
+def made(areas: Sequence[str]) -> list[Mutant]:
+    """The mutants made by hand."""
+    found = []
+    for area, file, before, after in MADE:
+        if area not in areas:
+            continue
+        raw = (ROOT / SOURCE / file).read_bytes()
+        if raw.count(before.encode()) != 1:
+            raise SystemExit(
+                f"{file}: {before!r} stands there {raw.count(before.encode())} times; mend the mutant"
+            )
+        start = raw.index(before.encode())
+        line = raw[:start].count(b"\n") + 1
+        found.append(Mutant(area, file, line, before, after, start, start + len(before.encode())))
+    return found
+
+
 def draw(areas: Sequence[str], per_area: int, seed: int) -> list[Mutant]:
     """As many mutants of each area as wanted, drawn by the seed alone."""
     chosen = []
     for area in areas:
-        every = [mutant for file in AREAS[area][0] for mutant in mutants_of(area, file)]
+        every = [mutant for file in AREAS[area] for mutant in mutants_of(area, file)]
         chosen += random.Random(f"{seed} {area}").sample(every, min(per_area, len(every)))
     return chosen
 
 
+def warm_up() -> None:
+    """Import what tests import of others, once; each mutant's tests run in a fork that has it, prefopt not."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in ("pytest", "numpy", "torch", "datasets", "transformers.trainer", "peft", "jax"):
+        importlib.import_module(name)
+    if any(name.split(".")[0] == "prefopt" for name in sys.modules):
+        raise SystemExit("prefopt is imported before its mutants; start this as a script of its own")
+
+
 def run_tests(source: Path, tests: Sequence[str], limit_s: float) -> tuple[str, float]:
-    """passed, failed or timeout, and the seconds that it took."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        *tests,
-    ]
-    environment = os.environ | {
-        "PYTHONPATH": str(source),
-        "OMP_NUM_THREADS": "1",
-        "HYPOTHESIS_DATABASE_FILE": os.devnull,
-    }
+    """passed, failed or timeout of the tests on the package below `source`, and the seconds that it took."""
     start = time.perf_counter()
+    child = os.fork()
+    if child == 0:
+        _be_tester(source, tests)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        spent = time.perf_counter() - start
+        if done:
+            return "passed" if status == 0 else "failed", spent
+        if spent > limit_s:
+            os.killpg(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "timeout", spent
+        time.sleep(0.05)
+
+
+def _be_tester(source: Path, tests: Sequence[str]) -> NoReturn:
+    code = 1
     try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, timeout=limit_s, check=False
+        os.setsid()  # what the tests start ends with them
+        said = os.open(source / SAID, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(said, stream)
+        os.chdir(ROOT)
+        os.environ["PYTHONPATH"] = str(source)
+        sys.path.insert(0, str(source))
+        import pytest
+
+        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-W", IMPORTED, *tests]))
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """SHA-256 over files, folders as all the Python files within."""
+    found = hashlib.sha256()
+    for path in paths:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def still_holds(mutant: Mutant, row: dict[str, Any] | None) -> bool:
+    """Whether an earlier result counts: the same file, and, for a survivor, the same tests."""
+    if row is None or row["source"] != _digest([ROOT / SOURCE / mutant.file]):
+        return False
+    return row["killed"] or row["tests"] == _digest([ROOT / test for test in mutant.tests])
+
+
+class Trial:
+    """A copy of the code in which one mutant at a time stands."""
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+        self._limits: dict[tuple[str, ...], float] = {}
+
+    def limit(self, tests: tuple[str, ...]) -> float:
+        """Seconds that the tests may take; they must pass on the unchanged code."""
+        if tests not in self._limits:
+            outcome, seconds = run_tests(self.source, tests, 1800)
+            if outcome != "passed":
+                print((self.source / SAID).read_text(errors="replace")[-4000:])
+                raise SystemExit(f"{' '.join(tests)}: does not pass on the unchanged code ({outcome})")
+            print(f"unchanged {seconds:5.0f} s  {' '.join(tests)}", flush=True)
+            self._limits[tests] = 60 + 3 * seconds
+        return self._limits[tests]
+
+    def row(self, mutant: Mutant) -> dict[str, Any]:
+        """Put the mutant in, run its tests, put the code back."""
+        limit = self.limit(mutant.tests)
+        path = self.source / "prefopt" / mutant.file
+        raw = path.read_bytes()
+        text = raw[: mutant.start] + mutant.after.encode() + raw[mutant.end :]
+        compile(text, mutant.name, "exec")  # what is no Python would be killed by any test
+        _put(path, text)
+        try:
+            outcome, seconds = run_tests(self.source, mutant.tests, limit)
+        finally:
+            _put(path, raw)
+        print(
+            f"{'SURVIVED' if outcome == 'passed' else 'killed  '} {seconds:5.0f} s  {mutant.name}", flush=True
         )
-    except subprocess.TimeoutExpired:
-        return "timeout", time.perf_counter() - start
-    return "passed" if done.returncode == 0 else "failed", time.perf_counter() - start
+        return {
+            "area": mutant.area,
+            "place": mutant.name,
+            "killed": outcome != "passed",
+            "source": _digest([ROOT / SOURCE / mutant.file]),
+            "tests": _digest([ROOT / test for test in mutant.tests]),
+        }
 
 
-def try_all(chosen: Sequence[Mutant]) -> list[dict[str, Any]]:
-    """Run every mutant against the tests of its area; the unchanged code goes first, and must pass."""
+def _put(path: Path, text: bytes) -> None:
+    """Write a module; what was compiled of it goes, since within a second it might be taken for the new one's."""
+    path.write_bytes(text)
+    for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+        compiled.unlink()
+
+
+def try_all(chosen: Sequence[Mutant], output: Path | None) -> list[dict[str, Any]]:
+    """Run every mutant against its tests; results go to `output` one by one, and those that still hold are kept."""
+    known = json.loads(output.read_text(encoding="utf-8"))["rows"] if output and output.is_file() else []
+    before = {row["place"]: row for row in known}
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-        limits: dict[str, float] = {}
+        trial = Trial(source)
         for mutant in chosen:
-            tests = AREAS[mutant.area][1]
-            if mutant.area not in limits:
-                outcome, seconds = run_tests(source, tests, 1800)
-                if outcome != "passed":
-                    raise SystemExit(
-                        f"{mutant.area}: the tests do not pass on the unchanged code ({outcome})"
-                    )
-                limits[mutant.area] = 60 + 3 * seconds
-            path = source / "prefopt" / mutant.file
-            raw = path.read_bytes()
-            path.write_bytes(raw[: mutant.start] + mutant.after.encode() + raw[mutant.end :])
-            outcome, seconds = run_tests(source, tests, limits[mutant.area])
-            path.write_bytes(raw)
-            reason = EQUIVALENT.get((mutant.file, mutant.before, mutant.after), "")
-            rows.append(
-                {
-                    "area": mutant.area,
-                    "place": mutant.name,
-                    "killed": outcome != "passed",
-                    "equivalent": reason,
-                }
-            )
-            print(
-                f"{'killed  ' if outcome != 'passed' else 'SURVIVED'} {seconds:5.0f} s  {mutant.name}",
-                flush=True,
-            )
+            old = before.get(mutant.name)
+            row = old if old and still_holds(mutant, old) else trial.row(mutant)
+            before[mutant.name] = row
+            rows.append(row)
+            if output:
+                _write(output, list(before.values()))
+    if output:
+        _write(output, rows)
     return rows
+
+
+def _write(output: Path, rows: Sequence[dict[str, Any]]) -> None:
+    counted, killed = counts(rows)
+    about = {"killed": killed, "counted": counted, "equivalent": len(rows) - counted}
+    text = json.dumps(about | {"rows": rows}, indent=1) + "\n"
+    temporary = output.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, output)
+
+
+def counts(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
+    """Mutants that count, and how many of them were killed."""
+    counted = [row for row in rows if row["killed"] or row["place"] not in EQUIVALENT]
+    return len(counted), sum(row["killed"] for row in counted)
 
 
 def main() -> int:
     """Draw, try, report; 1 where too few are killed."""
     parser = argparse.ArgumentParser(description="mutation pass over the parts that decide results")
     parser.add_argument("--areas", nargs="+", choices=list(AREAS), default=list(AREAS))
-    parser.add_argument("--per-area", type=int, default=10)
+    parser.add_argument(
+        "--per-area", type=int, default=8, help="mutants drawn of each area, beside those made by hand"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="JSON file of results; a run goes on from what it holds")
     options = parser.parse_args()
-    rows = try_all(draw(options.areas, options.per_area, options.seed))
-    counted = [row for row in rows if row["killed"] or not row["equivalent"]]
-    killed = sum(row["killed"] for row in counted)
-    share = killed / max(1, len(counted))
+    os.nice(10)
+    warm_up()
+    chosen = [*made(options.areas), *draw(options.areas, options.per_area, options.seed)]
+    rows = try_all(sorted(chosen, key=lambda mutant: list(AREAS).index(mutant.area)), options.output)
+    counted, killed = counts(rows)
+    share = killed / max(1, counted)
     for row in rows:
         if not row["killed"]:
-            print(f"survivor: {row['place']}{'  (' + row['equivalent'] + ')' if row['equivalent'] else ''}")
-    print(
-        f"{killed} of {len(counted)} killed ({share:.1%}); {len(rows) - len(counted)} known to be equivalent"
-    )
-    if options.output:
-        about = {
-            "seed": options.seed,
-            "per_area": options.per_area,
-            "killed": killed,
-            "counted": len(counted),
-            "rows": rows,
-        }
-        options.output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            print(f"survivor: {row['place']}  {EQUIVALENT.get(row['place'], '')}")
+    print(f"{killed} of {counted} killed ({share:.1%}); {len(rows) - counted} known to be equivalent")
     return 0 if share >= LEAST else 1
 
 

@@ -57,3 +57,19 @@ def test_the_order_of_rows_means_nothing(name):
     turned = slopes(loss, {key: value[order] for key, value in data.items()}, ("chosen", "rejected"))
     for key, slope in found.items():
         torch.testing.assert_close(turned[key], slope[order], rtol=1e-10, atol=1e-15)
+
+
+def test_aot_sorts_policy_and_reference_margins_each_by_itself():
+    """By hand: policy margins 5, 1 and reference margins 0, 4 sort to 1 - 0 and 5 - 4, not to the rows' 5 and -3."""
+    data = {"chosen": [-10.0, -20.0], "rejected": [-15.0, -21.0], "ref_chosen": [-11.0, -17.0], "ref_rejected": [-11.0, -21.0]}  # fmt: skip
+    found = build_loss({"name": "aot", "beta": 0.5})({key: torch.tensor(v) for key, v in data.items()})
+    torch.testing.assert_close(found, torch.nn.functional.softplus(torch.tensor([-0.5, -0.5])))
+
+
+def test_aot_unpaired_sorts_the_log_ratios_of_each_side_by_itself():
+    """By hand: r_w 1, -3 and r_l -4, 0 sort to -3 + 4 and 1 - 0, not to the rows' 5 and -3."""
+    data = {"chosen": [-10.0, -20.0], "rejected": [-15.0, -21.0], "ref_chosen": [-11.0, -17.0], "ref_rejected": [-11.0, -21.0]}  # fmt: skip
+    found = build_loss({"name": "aot_unpaired", "beta": 0.5})(
+        {key: torch.tensor(v) for key, v in data.items()}
+    )
+    torch.testing.assert_close(found, torch.nn.functional.softplus(torch.tensor([-0.5, -0.5])))

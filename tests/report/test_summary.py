@@ -18,6 +18,7 @@ Z = 1.959963984540054
 # right (1) or wrong (0) on ten test prompts
 BASE = [1, 1, 0, 0, 0, 0, 0, 0, 1, 0]
 SFT = [1, 1, 1, 0, 0, 0, 0, 0, 1, 0]
+DROPPED = "Warning (00-data): data dropped 2 of 5 rows (40.0%): empty answer 2."
 FULL = [1, 1, 1, 1, 1, 1, 1, 0, 0, 0]  # gains 5 over base, loses 1
 # held-out pairs: log-probs (chosen, rejected)
 BEFORE = [(-10.0, -8.0), (-10.0, -12.0), (-20.0, -30.0)]
@@ -151,7 +152,7 @@ def test_chosen_drift(summary):
     # +1, -2 and -5 nats on 40 nats
     assert summary["chosen_drift"] == {"sft": 0.0, "full": -2.0}
     assert summary["chosen_drift_share"]["full"] == pytest.approx(-6 / 40)
-    assert summary["warnings"] == []
+    assert summary["warnings"] == [DROPPED]
 
 
 def test_flow_folders_and_seconds(summary):
@@ -192,14 +193,17 @@ def test_without_evaluation_nothing_is_claimed(run):
     found = summarize(root, recipe, chains, {}, 1.0)
     assert found["headline"] is None
     assert found["paired"] == {}
-    assert found["verdict"] == ["Nothing was measured: the run has neither test prompts nor held-out pairs."]
+    assert found["verdict"] == [
+        "Nothing was measured: the run has neither test prompts nor held-out pairs.",
+        DROPPED,
+    ]
 
 
 def test_the_smoke_model_is_called_one(run):
     root, recipe, chains, evaluated = run
     found = summarize(root, recipe.model_copy(update={"model": "tiny"}), chains, evaluated, 1.0)
     assert "smoke model" in found["verdict"][-1]
-    assert found["warnings"] == found["verdict"][-1:]
+    assert found["warnings"] == [DROPPED, *found["verdict"][-1:]]
 
 
 def _worded(low, mean, high):
@@ -220,7 +224,8 @@ def test_verdict_says_plainly_who_won():
 
 
 def test_greedy_against_base_follows_the_headline(summary):
-    assert len(summary["verdict"]) == 3
+    assert len(summary["verdict"]) == 4
+    assert summary["verdict"][3:] == summary["warnings"] == [DROPPED]
     assert summary["verdict"][2].startswith("Greedy accuracy: full 90.0% against base 100.0%: -10.0 points")
 
 

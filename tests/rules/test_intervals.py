@@ -39,7 +39,7 @@ def test_wilson_without_samples_says_nothing():
     assert wilson(0, 0) == (0.0, 1.0)
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=60))
+@given(st.lists(st.booleans(), min_size=2, max_size=60))
 def test_share_interval_of_single_samples_is_wilson(flags):
     found = share_interval([float(flag) for flag in flags])
     assert found["n"] == len(flags)
@@ -171,7 +171,20 @@ def test_paired_difference_refuses_unequal_lengths():
 
 def test_paired_difference_of_one_prompt_says_nothing():
     found = paired_difference([0.5, 0.5], [1, 0], ["p", "p"])
-    assert (found["low"], found["high"]) == (-1.0, 1.0)
+    assert found == {"mean": 0.0, "low": None, "high": None, "n": 1}
+    assert paired_difference([0], [1]) == {"mean": 1.0, "low": None, "high": None, "n": 1}
+
+
+def test_share_interval_of_one_prompt_says_nothing_of_others():
+    """However many answers it has: that they agree says something of this prompt alone."""
+    assert share_interval([1.0, 1.0, 0.0, 1.0], ["p"] * 4) == {
+        "mean": 0.75,
+        "low": None,
+        "high": None,
+        "n": 1,
+    }
+    assert share_interval([1.0]) == {"mean": 1.0, "low": None, "high": None, "n": 1}
+    assert share_interval([1.0, 0.0], ["p", "q"])["low"] is not None
 
 
 @pytest.mark.parametrize(

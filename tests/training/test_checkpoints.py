@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import resource
@@ -56,6 +57,34 @@ def stopped(tmp_path_factory, rows):
     with pytest.raises(Stop):
         make_trainer(folder, build_loss(DPO), rows, callbacks=[StopAt(7)], **RUN).train()
     return folder
+
+
+def test_a_run_shorter_than_save_steps_goes_on_from_its_checkpoints_by_time(
+    tmp_path, rows, whole, monkeypatch
+):
+    """20 s at every look at the clock and one per 30 s: behind steps 2, 4 and 6, each in place of the one before."""
+    monkeypatch.setattr("prefopt.training.callbacks.monotonic", itertools.count(0, 20).__next__)
+    settings = RUN | {"save_steps": 100, "save_minutes": 0.5}
+    with pytest.raises(Stop):
+        make_trainer(tmp_path, build_loss(DPO), rows, callbacks=[StopAt(7)], **settings).train()
+    (left,) = checkpoints.checkpoints(tmp_path)
+    assert left.name == "checkpoint-6"
+    assert checkpoints.is_complete(left)
+    resumed = make_trainer(tmp_path, build_loss(DPO), rows, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 7
+    weights, history = whole
+    assert largest_difference(weights, weights_of(resumed)) == 0.0
+    assert json.dumps(history_rows(resumed.state.log_history)) == history
+    assert checkpoints.checkpoints(tmp_path) == []  # of the wall clock: none stays
+
+
+def test_checkpoints_by_time_push_out_none_that_is_by_steps(tmp_path, rows, monkeypatch):
+    """Time enough for one in every step: what stays is what a run by steps alone leaves."""
+    monkeypatch.setattr("prefopt.training.callbacks.monotonic", itertools.count(0, 1000).__next__)
+    trainer = make_trainer(tmp_path, build_loss(DPO), rows, **RUN | {"save_steps": 3, "save_minutes": 1})
+    trainer.train()
+    assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-6"]
 
 
 @pytest.fixture

@@ -192,6 +192,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict) and {"mean", "low", "high", "n"} <= set(value):
         if value["mean"] is None:
             return ""
+        if value["low"] is None:  # of one prompt
+            return f"{value['mean']:.3f} (n {value['n']})"
         return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}] (n {value['n']})"
     if isinstance(value, float):
         return f"{value:.4g}"

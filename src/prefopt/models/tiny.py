@@ -279,12 +279,13 @@ def _texts(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _answers(rows: Sequence[Row]) -> Iterator[tuple[Row, Any]]:
-    """(row, answer): the best answer the rows have, each once per prompt."""
+    """(row, answer): the best answer the rows have, each once per prompt; undesired ones where there are no others."""
     column = next((c for c in ANSWER_COLUMNS if any(row.get(c) is not None for row in rows)), None)
-    seen: set[str] = set()
+    desired = [row for row in rows if row.get("label") is not False]
+    rows, seen = desired or rows, set[str]()
     for row in rows if column else ():
         answer = row.get(str(column))
         name = digest(row["prompt"], answer)
-        if answer is not None and name not in seen and row.get("label") is not False:  # desired ones only
+        if answer is not None and name not in seen:
             seen.add(name)
             yield row, answer

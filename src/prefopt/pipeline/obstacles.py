@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prefopt.core.errors import PrefoptError
 from prefopt.pipeline.recipe import Recipe
+from prefopt.rules.selection import find_rule
 from prefopt.stages.judge.judge import ADDS as JUDGED
 from prefopt.stages.rank.pairs import ADDS as RANKED
 from prefopt.stages.rank.pairs import COUNTS
@@ -59,6 +60,30 @@ def check_columns(arms: Mapping[str, Recipe], kind: str, columns: Collection[str
                 f"arm {name!r}: train.loss reads reference log-probs, but the stage reference is null and the data has "
                 "none; take the stage, a loss without a reference, or train.lora (its base is the reference)"
             )
+
+
+def reads_no_reference(arm: Recipe) -> bool:
+    """Whether an arm trains without a single reference log-prob (supervised fine-tuning, SimPO, ...), so that 04 has no use.
+
+    A store that is named is wanted for itself, and so is the table where nothing is trained.
+    """
+    if arm.reference is None or arm.train is None or arm.train.loss_sum.needs_reference:
+        return False
+    made = {*SCORED, "gap_sum", "gap_mean"}
+    select, weight = arm.select, arm.weight
+    by_score = select is not None and find_rule(select.rule).needs_score
+    given = by_score and select is not None and select.score == "column" and select.column not in made
+    return not (
+        (by_score and not given)
+        or (select is not None and select.stratify_by in made)
+        or (weight is not None and weight.scheme == "column" and weight.column in made)
+        or (
+            arm.evaluate is not None
+            and arm.evaluate.pair_metric == "reward"
+            and "pair_metric" in arm.evaluate.model_fields_set
+        )
+        or arm.reference.store is not None
+    )
 
 
 def _has_reference(arm: Recipe, columns: Collection[str]) -> bool:

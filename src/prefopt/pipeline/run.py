@@ -28,7 +28,7 @@ from prefopt.pipeline.folder import (
     forget_summary,
     remove_stale,
 )
-from prefopt.pipeline.obstacles import check_columns, check_losses, check_served
+from prefopt.pipeline.obstacles import check_columns, check_losses, check_served, reads_no_reference
 from prefopt.pipeline.recipe import BASE, Recipe, resolve_arms
 from prefopt.pipeline.rounds import Round, check_rounds, round_home, train_inputs
 from prefopt.stages.data import data
@@ -181,6 +181,21 @@ def walk(state: Run) -> Walked:
     return Walked(rounds, evaluated, by_round)
 
 
+def _measured(
+    chain: Mapping[str, Done], rounds: Mapping[str, Sequence[Mapping[str, Done]]]
+) -> Mapping[str, Done]:
+    """The chain, with the reference of another arm on the same pairs where it has none: all arms are measured on the same tokens."""
+    if "reference" in chain:
+        return chain
+    others = (other[-1] for other in rounds.values() if "reference" in other[-1])
+    fit = next((other for other in others if _pairs_key(other) == _pairs_key(chain)), None)
+    return {**chain, "reference": fit["reference"]} if fit else chain
+
+
+def _pairs_key(chain: Mapping[str, Done]) -> str:
+    return chain.get("rank", chain["data"]).key
+
+
 def _home(root: Path, arm: str, main: str) -> Path:
     return root if arm == main else root / "arms" / arm
 
@@ -194,7 +209,7 @@ def _evaluate_all(
     other answers in every round.
     """
     main = list(arms)[-1]
-    shared = rounds[main][-1]
+    shared = _measured(rounds[main][-1], rounds)
     several = any(len(chains) > 1 for chains in rounds.values())
     base_recipe = state.recipe if main == "main" else arms[main]
     with within("the model before training"):
@@ -205,7 +220,7 @@ def _evaluate_all(
     for name in [main, *(arm for arm in arms if arm != main)]:
         home, chains = _home(state.root, name, main), rounds[name]
         for number, chain in enumerate(chains, start=1):
-            pairs = shared if several else chain
+            pairs = shared if several else _measured(chain, rounds)
             place = round_home(home, number, len(chains))
             with within(f"arm {name}" if len(arms) > 1 else ""), within(_round(number, len(chains))):
                 after = _run_evaluate(state, arms[name], place, pairs, chain.get("train"), base)
@@ -288,7 +303,7 @@ def _run_arm(state: Run, recipe: Recipe, home: Path, source: Done, at: Round) ->
     todo = _todo(recipe, kind)
     for stage in STAGES[1:-1]:
         config = getattr(recipe, stage.name)
-        reason = _skip_reason(stage, config, kind)
+        reason = _skip_reason(stage, recipe, kind)
         if reason:
             state.skip(state, stage, home, reason)
             continue
@@ -307,17 +322,20 @@ def _run_arm(state: Run, recipe: Recipe, home: Path, source: Done, at: Round) ->
 
 def _todo(recipe: Recipe, kind: str) -> list[str]:
     """Names of the stages of an arm that are not skipped."""
-    return [stage.name for stage in STAGES if not _skip_reason(stage, getattr(recipe, stage.name), kind)]
+    return [stage.name for stage in STAGES if not _skip_reason(stage, recipe, kind)]
 
 
 def _round(number: int, rounds: int) -> str:
     return f"round {number} of {rounds}" if rounds > 1 else ""
 
 
-def _skip_reason(stage: Stage, config: Any, kind: str) -> str:
+def _skip_reason(stage: Stage, recipe: Recipe, kind: str) -> str:
     if stage.name in SKIPPED_BY_KIND[kind]:
         return f"the input holds {kind}"
-    return "" if config is not None else "set to null in the recipe"
+    if getattr(recipe, stage.name) is None:
+        return "set to null in the recipe"
+    is_idle = stage.name == "reference" and reads_no_reference(recipe)
+    return "neither loss nor selection nor weights read reference log-probs" if is_idle else ""
 
 
 def write_skip(state: Run, stage: Stage, home: Path, reason: str) -> None:

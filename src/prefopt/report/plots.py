@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prefopt.core.ticks import ticks
-from prefopt.report.text import number, percent
+from prefopt.report.text import number, percent, percent_interval
 
 WIDE = 1000  # units of the stretched box that holds the curves
 MOST_POINTS = 300  # per curve; longer histories are averaged in equal stretches
@@ -119,18 +119,24 @@ def _labels(values: Sequence[float]) -> list[str]:
     return [tick_label(value, step) for value in values]
 
 
-def ladder(rows: Sequence[tuple[str, str, float, float, float]], label: str) -> Ladder:
-    """Rows of (name, kind, mean, low, high), shares in 0..1, to a figure whose scale spans what is shown."""
-    low, high = min(row[3] for row in rows), max(row[4] for row in rows)
+def ladder(rows: Sequence[tuple[str, str, float, float | None, float | None]], label: str) -> Ladder:
+    """Rows of (name, kind, mean, low, high), shares in 0..1, to a figure whose scale spans what is shown.
+
+    low, high: None where there is no interval; the dot stands alone then.
+    """
+    known = [
+        (mean, mean if low is None else low, mean if high is None else high) for _, _, mean, low, high in rows
+    ]
+    low, high = min(spot[1] for spot in known), max(spot[2] for spot in known)
     pad = max(0.02, 0.08 * (high - low))
     low, high = max(0.0, low - pad), min(1.0, high + pad)
     span = high - low
     marks = [Tick(100 * (v - low) / span, f"{100 * v:.0f}%") for v in ticks(low, high, 4)]
     rungs = []
-    for name, kind, *numbers in rows:
-        at = [100 * (value - low) / span for value in numbers]
-        interval = f"[{100 * numbers[1]:.1f}, {100 * numbers[2]:.1f}]"
-        rungs.append(Rung(name, kind, percent(numbers[0]), interval, at[0], at[1], at[2]))
+    for (name, kind, mean, *ends), spots in zip(rows, known, strict=True):
+        at = [100 * (value - low) / span for value in spots]
+        interval = percent_interval(dict(zip(("low", "high"), ends, strict=True)))
+        rungs.append(Rung(name, kind, percent(mean), interval, at[0], at[1], at[2]))
     told = "; ".join(f"{r.name} {r.value} {r.interval}" for r in rungs)
     return Ladder(rungs, marks, f"{label}: {told}")
 

@@ -7,7 +7,7 @@ from typing import Any
 from prefopt.report import plots
 from prefopt.report.load import RunData
 from prefopt.report.sections import METRICS, arm_kinds, shown_name
-from prefopt.report.text import number, percent
+from prefopt.report.text import number, percent, percent_interval
 
 
 def rounds(run: RunData) -> dict[str, Any] | None:
@@ -49,7 +49,7 @@ def _measure(run: RunData, name: str, most: int) -> dict[str, Any]:
 def _cell(found: dict[str, Any] | None) -> tuple[str, str] | None:
     if not found or found.get("mean") is None:
         return None
-    return percent(found["mean"]), f"[{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+    return percent(found["mean"]), percent_interval(found)
 
 
 def _pairs(run: RunData, most: int) -> str:

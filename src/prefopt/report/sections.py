@@ -7,7 +7,7 @@ from typing import Any
 
 from prefopt.report import plots
 from prefopt.report.load import RunData
-from prefopt.report.text import duration, hundredths, number, percent, points
+from prefopt.report.text import duration, hundredths, number, percent, percent_interval, points
 from prefopt.report.verdict import arm_name
 
 View = dict[str, Any]
@@ -30,8 +30,8 @@ def arms_shown(run: RunData) -> list[str]:
     return ["base", *(arm for arm in run.summary["arms"] if arm != run.main), run.main]
 
 
-def interval_rows(run: RunData, metric: str) -> list[tuple[str, str, float, float, float]]:
-    """(arm, kind, mean, low, high) of every arm that has the metric."""
+def interval_rows(run: RunData, metric: str) -> list[tuple[str, str, float, float | None, float | None]]:
+    """(arm, kind, mean, low, high) of every arm that has the metric; no interval where one prompt is left."""
     kinds, found = arm_kinds(run), run.summary.get(metric) or {}
     rows = []
     for arm in arms_shown(run):
@@ -59,6 +59,7 @@ def first_screen(run: RunData) -> View:
         "before": percent(base["mean"]) if base else None,
         "after": percent(main["mean"]) if main else None,
         "n": main.get("pairs", main["n"]) if main else None,
+        "one_prompt": bool(rows) and all(low is None for *_, low, _ in rows),
         "of": "test prompts" if metric in ("accuracy", "greedy") else "held-out pairs",
         "arm": shown_name(run, run.main),
         "ladder": plots.ladder(rows, METRICS[metric]) if metric and rows else None,
@@ -137,8 +138,7 @@ def accuracy(run: RunData) -> View | None:
 def _cell(entry: Mapping[str, Any] | None) -> View | None:
     if not entry or entry.get("mean") is None:
         return None
-    low, high = 100 * entry["low"], 100 * entry["high"]
-    return {"mean": percent(entry["mean"]), "interval": f"[{low:.1f}, {high:.1f}]", "n": number(entry["n"])}
+    return {"mean": percent(entry["mean"]), "interval": percent_interval(entry), "n": number(entry["n"])}
 
 
 def _paired(run: RunData, metrics: Sequence[str]) -> list[View]:
@@ -156,13 +156,14 @@ def _paired(run: RunData, metrics: Sequence[str]) -> list[View]:
 def _change(entry: Mapping[str, Any] | None) -> View | None:
     if not entry or entry.get("mean") is None:
         return None
+    low = entry["low"]
     return {
         "difference": points(entry["mean"]),
-        "interval": f"[{points(entry['low'])}, {points(entry['high'])}]",
+        "interval": f"[{points(low)}, {points(entry['high'])}]" if low is not None else "no interval",
         "gained": number(entry.get("gained")),
         "lost": number(entry.get("lost")),
         "p": (entry.get("mcnemar_p") or {}).get("midp"),
-        "tone": "good" if entry["low"] > 0 else "bad" if entry["high"] < 0 else "plain",
+        "tone": "plain" if low is None else "good" if low > 0 else "bad" if entry["high"] < 0 else "plain",
     }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from prefopt.core.terminal import console as make_console
 from prefopt.report.verdict import arm_name, smoke_note, verdict, warnings_of
 from prefopt.rules.intervals import share_interval
+from prefopt.stages.concerns import concerns
 from prefopt.stages.evaluate.figures import against, change, pair_margin
 from prefopt.tables.folder import StageFolder
 from prefopt.tables.records import Row, rows_of
@@ -90,7 +91,7 @@ def summarize(
     summary["headline"] = next(
         (name for name in ("accuracy", "greedy", "pair_accuracy") if summary[name]), None
     )
-    summary["warnings"] = warnings_of(summary) + smoke_note(recipe.model)
+    summary["warnings"] = [*_concerns(output, folders), *warnings_of(summary), *smoke_note(recipe.model)]
     summary["verdict"] = verdict(summary) + summary["warnings"]
     summary["flow"] = _flow(output, chains[main], evaluated.get(main))
     summary["folders"] = folders
@@ -282,6 +283,13 @@ def _flow(output: Path, chain: Chain, evaluated: Done | None) -> list[dict[str, 
     return sorted(steps, key=lambda step: step["number"])
 
 
+def _concerns(output: Path, folders: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """What the stages dropped, cut or got empty, by more than a tenth; a stage that arms share once."""
+    places = dict.fromkeys(place for stages in folders.values() for place in stages.values())
+    found = {place: concerns(StageFolder(output / place).manifest or {}) for place in sorted(places)}
+    return [f"Warning ({place}): {text}." for place, texts in found.items() for text in texts]
+
+
 def _number(path: Path) -> int:
     return int(path.name.split("-")[0])
 
@@ -347,4 +355,8 @@ def _terminal_cell(name: str, value: Any) -> str:
     if name == "chosen_drift":
         return f"{value:+.2f}"
     mean = f"{100 * value['mean']:.1f}%"
-    return mean if name == "greedy" else f"{mean} \\[{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    return (
+        mean
+        if name == "greedy" or value["low"] is None
+        else f"{mean} \\[{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+    )

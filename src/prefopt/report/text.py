@@ -99,6 +99,13 @@ def hundredths(value: float | None) -> str:
     return "–" if value is None else f"{value:+,.2f}".replace("-", MINUS)
 
 
+def percent_interval(entry: Mapping[str, Any]) -> str:
+    """`[43.1, 50.0]` from the shares `low` and `high`; empty where there is no interval (one prompt)."""
+    if entry["low"] is None:
+        return ""
+    return f"[{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
+
+
 def percent(value: float | None, places: int = 1) -> str:
     """A share as a percentage, e.g. `71.2%`."""
     return "–" if value is None else f"{100 * value:.{places}f}%".replace("-", MINUS)

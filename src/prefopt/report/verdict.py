@@ -43,12 +43,16 @@ def verdict(summary: Mapping[str, Any]) -> list[str]:
 
 def _compare(summary: Mapping[str, Any], metric: str, arm: str, other: str, change: Mapping[str, Any]) -> str:
     mine, theirs = summary[metric][arm]["mean"], summary[metric][other]["mean"]
-    interval = f"{_points(change['mean'])} points [{_points(change['low'])}, {_points(change['high'])}]"
+    interval = f"{_points(change['mean'])} points"
+    if change["low"] is not None:
+        interval += f" [{_points(change['low'])}, {_points(change['high'])}]"
     return f"{arm_name(summary, arm)} {_percent(mine)} against {arm_name(summary, other)} {_percent(theirs)}: {interval}, {judgement(change)}."
 
 
 def judgement(change: Mapping[str, Any]) -> str:
-    """The paired difference in words: `a clear gain`, `clearly worse` or `no clear difference`."""
+    """The paired difference in words: `a clear gain`, `clearly worse` or `no clear difference`; of one prompt none of them."""
+    if change["low"] is None:
+        return "one prompt, which says nothing of others"
     if change["low"] > 0:
         return "a clear gain"
     return "clearly worse" if change["high"] < 0 else "no clear difference"
@@ -71,10 +75,17 @@ def _reward(summary: Mapping[str, Any]) -> list[str]:
     if summary["headline"] != "pair_accuracy" or not entry:
         return []
     low, high = entry["low"], entry["high"]
-    said = (
-        "better than chance" if low > 0.5 else "worse than chance" if high < 0.5 else "not clearly off chance"
-    )
-    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    if low is None:
+        said, interval = "one prompt, which says nothing of others", "(no interval)"
+    else:
+        said = (
+            "better than chance"
+            if low > 0.5
+            else "worse than chance"
+            if high < 0.5
+            else "not clearly off chance"
+        )
+        interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
     who = arm_name(summary, summary["main"])
     return [
         f"By implicit reward (what training changed), {who} ranks {_percent(entry['mean'])} {interval} of the held-out "

@@ -32,7 +32,8 @@ def share_interval(values: Sequence[float | int], groups: Sequence[Hashable] | N
 
     `groups` names the prompt of every outcome (default: each its own); n counts groups. Outcomes of one prompt are not
     independent, so the interval is that of the effective number of outcomes p(1-p) / var(mean), with the variance
-    between groups (Kish's design effect); without groups it is the plain Wilson interval. Nulls for no outcome.
+    between groups (Kish's design effect); without groups it is the plain Wilson interval. Nulls for no outcome; of a
+    single group, which says nothing of others, a mean and no interval.
 
     Raises:
         ValueError: lengths differ.
@@ -44,6 +45,8 @@ def share_interval(values: Sequence[float | int], groups: Sequence[Hashable] | N
     outcomes = np.asarray(values, dtype=np.float64)
     places, n = _places(len(values), groups)
     mean = math.fsum(values) / len(values)
+    if n == 1:
+        return {"mean": mean, "low": None, "high": None, "n": n}
     binomial = mean * (1 - mean)
     # sum over groups of the squared deviation; p(1-p) N for independent outcomes of 0 and 1
     spread = float((np.bincount(places, outcomes - mean) ** 2).sum())
@@ -119,7 +122,7 @@ def paired_difference(
 
     One item per group (prompt) and outcomes 0 or 1: the adjusted Wald interval of Bonett and Price (2012), which adds
     one to both discordant counts and so behaves at few items and at no change. Else the normal interval with the
-    variance between groups. n counts groups; nulls for no item.
+    variance between groups. n counts groups; nulls for no item, and no interval of a single group.
 
     Raises:
         ValueError: lengths differ.
@@ -131,6 +134,8 @@ def paired_difference(
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
     places, n = _places(len(after), groups)
     mean = math.fsum(difference) / len(difference)
+    if n == 1:
+        return {"mean": mean, "low": None, "high": None, "n": n}
     if n == len(difference) and np.isin(np.concatenate([before, after]), (0.0, 1.0)).all():
         gained, lost = (int((sign * difference > 0).sum()) + 1 for sign in (1, -1))
         centre = (gained - lost) / (n + 2)
@@ -138,7 +143,7 @@ def paired_difference(
     else:
         spread = float((np.bincount(places, difference - mean) ** 2).sum())
         centre = mean
-        half = Z95 * math.sqrt(spread * n / (n - 1)) / len(difference) if n > 1 else math.inf
+        half = Z95 * math.sqrt(spread * n / (n - 1)) / len(difference)
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
     return {"mean": mean, "low": min(low, mean), "high": max(high, mean), "n": n}
 

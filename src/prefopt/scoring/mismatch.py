@@ -21,10 +21,10 @@ class Mismatch:
     """The draw for a table of pairs or unpaired rows.
 
     The rows stand in a random circle. A row is set against the nearest one behind it that asks another prompt; of a
-    pair, one of its two answers is taken.
+    pair, one of its two answers is taken. is_one_prompt: all rows ask the same one, and any other row will do.
 
     Raises:
-        PrefoptError: all rows ask the same prompt.
+        PrefoptError: fewer than two rows.
     """
 
     def __init__(self, rows: Sequence[Row], seed: int) -> None:
@@ -32,11 +32,12 @@ class Mismatch:
         # of a digest, 64 bits: two prompts that share them would only not stand against one another
         prompts = (_start(digest(row["prompt"], row.get("tools"))) for row in rows)
         self.prompts = np.fromiter(prompts, dtype=np.uint64, count=len(rows))
-        if not len(rows) or (self.prompts == self.prompts[0]).all():
+        if len(rows) < 2:
             raise PrefoptError(
-                "reference: KTO compares completions of different prompts, and the data asks one only; give more "
-                "prompts, or take apo_zero_unpaired or bco"
+                "reference: KTO sets a completion against that of another row, and there is no second one; give more rows, "
+                "or take apo_zero_unpaired or bco"
             )
+        self.is_one_prompt = bool((self.prompts == self.prompts[0]).all())
 
     def _mark(self, row: Row) -> str:
         return digest(self.seed, row_key(row))
@@ -65,7 +66,7 @@ class Mismatch:
         size, start = len(self._circle), int(self._place[index])
         for step in range(1, size):
             other = int(self._circle[(start + step) % size])
-            if self.prompts[other] != self.prompts[index]:
+            if self.is_one_prompt or self.prompts[other] != self.prompts[index]:
                 row = self.rows[other]
                 yield row, self._side(row)
 

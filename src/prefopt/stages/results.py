@@ -26,9 +26,11 @@ def result_lines(folder: StageFolder) -> list[str]:
 
 
 def share(value: Figures | None) -> str:
-    """`46.5% [43.1, 50.0] of 800`: a share with its 95% interval; a dash where there is none."""
+    """`46.5% [43.1, 50.0] of 800`: a share with its 95% interval, if it has one; a dash where there is no share."""
     if not value or value.get("mean") is None:
         return "-"
+    if value["low"] is None:  # of one prompt
+        return f"{100 * value['mean']:.1f}% (n {value['n']:,})"
     low, high = 100 * value["low"], 100 * value["high"]
     return f"{100 * value['mean']:.1f}% [{low:.1f}, {high:.1f}] (n {value['n']:,})"
 

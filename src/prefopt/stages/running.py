@@ -12,6 +12,7 @@ from prefopt import __version__
 from prefopt.core.errors import PrefoptError
 from prefopt.core.notice import notice
 from prefopt.core.settings import changed_keys
+from prefopt.stages.concerns import concerns
 from prefopt.stages.memory import memory_told
 from prefopt.stages.places import check_places
 from prefopt.stages.results import result_lines
@@ -19,7 +20,7 @@ from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
 from prefopt.tables.lock import working_in
-from prefopt.tables.progress import on_terminal, rows_seen, say, shown_drops, warn_of_drops, where
+from prefopt.tables.progress import on_terminal, rows_seen, say, shown_drops, where
 from prefopt.tables.records import digest, require
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def _warn_of_template(stage: Stage, config: Any, table: Dataset | None, context:
 
 
 def _tell(stage: Stage, folder: StageFolder, seconds: float) -> None:
-    """What came of a stage, where it is one of several, and a warning where much was dropped."""
+    """What came of a stage, where it is one of several, and a warning where much was dropped, cut or empty."""
     manifest = folder.manifest or {}
     dropped, rows = manifest.get("dropped") or {}, rows_seen(manifest)
     if where():
@@ -201,7 +202,8 @@ def _tell(stage: Stage, folder: StageFolder, seconds: float) -> None:
         say(f"{stage.name}: {'; '.join(told)}; {seconds:.1f} s")
         if dropped:
             say(f"{stage.name}: {shown_drops(dropped, rows)}")
-    warn_of_drops(stage.name, dropped, rows)
+    for text in concerns(manifest):
+        say(f"warning: {text}")
 
 
 def _tell_changes(folder: StageFolder, config: Any, key: str) -> None:

@@ -105,11 +105,10 @@ def shown_drops(dropped: Mapping[str, int], rows: int) -> str:
     return f"dropped {lost:,} of {rows:,} rows ({100 * lost / max(rows, 1):.1f}%): {reasons}"
 
 
-def warn_of_drops(stage: str, dropped: Mapping[str, int], rows: int) -> None:
-    """Above a tenth of the rows it is a warning."""
+def worrying_drops(dropped: Mapping[str, int], rows: int) -> str:
+    """`shown_drops` where it is more than a tenth of the rows, what a setting asks for aside; else empty."""
     lost = sum(count for reason, count in dropped.items() if reason not in MEANT)
-    if lost > MUCH * rows:
-        say(f"warning: {stage} {shown_drops(dropped, rows)}")
+    return shown_drops(dropped, rows) if lost > MUCH * rows else ""
 
 
 def rows_seen(manifest: Mapping[str, Any]) -> int:

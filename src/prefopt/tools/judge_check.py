@@ -334,6 +334,8 @@ def _lines(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _percent(share: Mapping[str, Any]) -> str:
     if share["mean"] is None:
         return "-"
+    if share["low"] is None:
+        return f"{100 * share['mean']:.1f}%"
     return f"{100 * share['mean']:.1f}% \\[{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
 
 

@@ -1,11 +1,13 @@
-"""What happens between optimizer steps: the last log line and evaluation, early stopping, the progress bar, trackers."""
+"""What happens between optimizer steps: the last log line and evaluation, early stopping, checkpoints by time, the progress bar, trackers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import EarlyStoppingCallback
 
@@ -45,6 +47,38 @@ class EarlyStop(EarlyStoppingCallback):
         super().on_evaluate(args, state, control, metrics, **kwargs)
         if control.should_training_stop:
             control.should_log = True
+
+
+class ByTime(TrainerCallback):
+    """A checkpoint when the last one is `minutes` old, so that a run of few long steps can be gone on with too.
+
+    Clocks differ: of several processes the first one's counts.
+    """
+
+    def __init__(self, minutes: float | int) -> None:
+        self.seconds = 60.0 * minutes
+        self.since = monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The time before the first step (loading, compiling) is none of the training."""
+        self.since = monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called by the Trainer after every optimizer step."""
+        due = [monotonic() - self.since >= self.seconds]
+        if args.world_size > 1:
+            broadcast_object_list(due)
+        control.should_save |= due[0]
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Called by the Trainer after every checkpoint, whatever asked for it."""
+        self.since = monotonic()
 
 
 # figure of the Trainer's log -> what it is called on the terminal

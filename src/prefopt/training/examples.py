@@ -136,10 +136,16 @@ def add_mismatched(examples: Sequence[Example], *, seed: int, max_length: int) -
 
 
 class Mismatched(Lazy[Example]):
-    """`add_mismatched` without the list: a row is given its answer when it is asked for."""
+    """`add_mismatched` without the list: a row is given its answer when it is asked for.
 
-    def __init__(self, examples: Sequence[Example], *, seed: int, max_length: int) -> None:
-        if len(examples) < 2:
+    spare: rows one of which a row that stands alone is set against.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], *, seed: int, max_length: int, spare: Sequence[Example] = ()
+    ) -> None:
+        self._spare = spare[0] if len(examples) == 1 and spare else None
+        if len(examples) < 2 and self._spare is None:
             raise PrefoptError(
                 "train: the loss compares completions of different rows and needs at least two"
             )
@@ -153,6 +159,7 @@ class Mismatched(Lazy[Example]):
 
     def at(self, place: int) -> Example:
         """The item at `place`."""
-        example, other = self._examples[place], self._examples[int(self._other[place])]
+        example = self._examples[place]
+        other = self._spare or self._examples[int(self._other[place])]
         answer = other.answers["completion"][: self._max_length - len(example.prompt)]
         return replace(example, answers={**example.answers, "kl": answer})

@@ -45,10 +45,18 @@ def with_references(
 
 
 def with_mismatched(
-    examples: Sequence[Example], model: nn.Module, *, seed: int, max_length: int
+    examples: Sequence[Example],
+    model: nn.Module,
+    *,
+    seed: int,
+    max_length: int,
+    spare: Sequence[Example] = (),
 ) -> Iterator[Example]:
-    """KTO's mismatched completions, drawn by seed, with their log-probs under `model`, which is the reference."""
-    rows = Mismatched(examples, seed=seed, max_length=max_length)
+    """KTO's mismatched completions, drawn by seed, with their log-probs under `model`, which is the reference.
+
+    spare: rows for an example that stands alone (a single held-out row).
+    """
+    rows = Mismatched(examples, seed=seed, max_length=max_length, spare=spare)
     return _with_kl(rows, _kl_logps(rows, model, 8 * max_length))
 
 

@@ -23,6 +23,7 @@ class PreferenceConfig(TrainingArguments):
     share. shared_prefix: packed rows of at most max_tokens_per_row tokens (None = by device) in place of padded
     micro-batches; a prompt is computed once for its answers; None = where the model can and no micro-batch is set. keep: "last" or "best", which weights the model holds at the end; best by `metric_for_best_model` (eval loss
     unless set). early_stopping_patience: evaluations without a new best before training stops; None = never.
+    save_minutes: also a checkpoint when the last one is so old; None = by save_steps alone.
     reference: "store" takes the rows' log-probs, "adapter_off" the model without its adapter, "auto" the latter where an
     adapter is trained and the rows hold none. sync_reference: {"alpha", "every_steps"}, a reference that follows the
     model (TR-DPO). router_loss: factor of the load-balancing loss of a mixture of experts; None = off.
@@ -37,6 +38,7 @@ class PreferenceConfig(TrainingArguments):
     max_tokens_per_row: int | None = None
     keep: str = "last"
     early_stopping_patience: int | None = None
+    save_minutes: float | None = None
     reference: str = "auto"
     sync_reference: dict | None = None
     router_loss: float | None = None

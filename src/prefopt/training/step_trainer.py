@@ -27,7 +27,7 @@ from prefopt.core.errors import PrefoptError
 from prefopt.models.adapters import save_arguments
 from prefopt.models.quiet import no_bars
 from prefopt.training import checkpoints
-from prefopt.training.callbacks import EarlyStop, Flow
+from prefopt.training.callbacks import ByTime, EarlyStop, Flow
 from prefopt.training.collate import Example, Examples, Share, ShareCollator, StepLoader, StepSampler
 from prefopt.training.forward import Table, joined
 from prefopt.training.rows import RowCollator
@@ -193,6 +193,9 @@ class StepTrainer(Trainer):
             self.state.best_model_checkpoint = str(folder / f"{checkpoints.PREFIX}{best}")
             checkpoints.check_whole(Path(self.state.best_model_checkpoint))
             self._load_best_model()
+        if self.args.should_save:
+            there = [checkpoints.step_of(p) for p in checkpoints.checkpoints(folder)]
+            checkpoints.prune(folder, {*filter(self._is_regular, there), best or -1})
         self.accelerator.wait_for_everyone()  # whoever removes checkpoints next must not be ahead of a reader
         return result
 
@@ -241,9 +244,14 @@ class StepTrainer(Trainer):
             with checkpoints.writing(path):
                 self.write_own(path)
                 checkpoints.mark_complete(path)
-            kept = [checkpoints.step_of(p) for p in checkpoints.checkpoints(folder)][-(limit or 1) :]
-            checkpoints.prune(folder, {*kept, self.state.best_global_step or -1})
+            there = [checkpoints.step_of(p) for p in checkpoints.checkpoints(folder)]
+            kept = [step for step in there if self._is_regular(step)][-(limit or 1) :]
+            checkpoints.prune(folder, {*kept, there[-1], self.state.best_global_step or -1})
         self.accelerator.wait_for_everyone()
+
+    def _is_regular(self, step: int) -> bool:
+        """Whether a checkpoint is by steps: those by time are of the wall clock, and none stays when training is done."""
+        return self.args.save_minutes is None or step % max(1, int(self.state.save_steps)) == 0
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """A checkpoint must fit; tied weights, stored once, are no fault."""
@@ -269,6 +277,8 @@ class StepTrainer(Trainer):
 
 def _own_callbacks(args: PreferenceConfig, has_eval: bool) -> list[TrainerCallback]:
     own: list[TrainerCallback] = [Flow(has_eval)]
+    if args.save_minutes is not None:
+        own.append(ByTime(args.save_minutes))
     if args.early_stopping_patience is not None:
         own.append(EarlyStop(args.early_stopping_patience))
     return own

@@ -373,7 +373,7 @@ def test_both_sides_get_a_prompt_where_there_are_some(heldout: float, held: int,
 
 
 def test_a_single_prompt_is_trained_on(run: Any) -> None:
-    assert run([pair(1)], heldout=0.9).quality["heldout_prompts"] in (0, 1)
+    assert run([pair(1)], heldout=0.9).quality["heldout_prompts"] == 0  # nothing would be left to train on
     assert run([pair(1)], heldout=1e-9).quality["heldout_prompts"] == 0
 
 

@@ -315,14 +315,20 @@ def test_rows_that_cannot_be_used_are_nobodys_mismatched_completion(model):
     same = pair(21, chosen=[{"role": "assistant", "content": "no idea"}])
     found = rows_of(run([*ROWS, long, same], model, mismatched=True).table)
     assert {row["kl_id"] for row in found} <= {row["id"] for row in ROWS}
-    with pytest.raises(PrefoptError, match="completions of different prompts"):
-        run(
-            [ROWS[0], {**ROWS[0], "id": "x", "chosen": [{"role": "assistant", "content": "4"}]}],
-            model,
-            mismatched=True,
-        )
+    with pytest.raises(PrefoptError, match="there is no second one"):
+        run([ROWS[0]], model, mismatched=True)
     with pytest.raises(PrefoptError, match="no completion of another prompt"):
         run([ROWS[0], long], model, mismatched=True)
+
+
+def test_where_all_rows_ask_one_prompt_the_mismatched_completion_is_of_another_row(model):
+    rows = [ROWS[0], {**ROWS[0], "id": "x", "chosen": [{"role": "assistant", "content": "4"}]}]
+    output = run(rows, model, mismatched=True)
+    assert {row["id"]: row["kl_id"] for row in rows_of(output.table)} == {
+        "x": ROWS[0]["id"],
+        ROWS[0]["id"]: "x",
+    }
+    assert output.quality["kl_of_one_prompt"] is True
 
 
 def test_a_store_keeps_mismatched_log_probs_for_the_same_draw(model, tmp_path):

@@ -144,6 +144,7 @@ def _quality(added: Dataset, work: ReferencePass) -> dict[str, Any]:
     }
     if work.draw is not None:
         found["mean_ref_kl_logps"] = total("ref_kl_logps") / count
+        found |= {"kl_of_one_prompt": True} if work.draw.is_one_prompt else {}
     key = work.key
     return {**found, "max_length": key.max_length, "dtype": key.dtype, "store_key": key.digest}
 

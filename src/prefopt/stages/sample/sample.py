@@ -32,7 +32,6 @@ from prefopt.stages.stage import Stage
 from prefopt.tables.columns import COLUMNS
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageOutput
-from prefopt.tables.progress import say
 from prefopt.tables.records import Row, make_table, rows_of
 
 if TYPE_CHECKING:
@@ -76,7 +75,8 @@ def sample(table: Dataset, config: SampleConfig, context: Context) -> StageOutpu
         quality["models"] = {
             model: {"completions": len(own), **length_figures(own)} for model, own in by_model(done).items()
         }
-    _warn_of_empty(done, quality)
+    if warning := _many_empty(done, quality["empty"]):
+        quality["empty_warning"] = warning
     table = make_table(done, ("id", "prompt_id", "prompt"))
     return StageOutput(table, dropped, quality, failed=dropped.get(GAVE_UP, 0))
 
@@ -166,22 +166,20 @@ def _quality(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _warn_of_empty(rows: Sequence[Row], quality: Mapping[str, Any]) -> None:
+def _many_empty(rows: Sequence[Row], empty: int) -> str | None:
     """More than a twentieth of empty answers is told, with the likeliest reason."""
-    share = quality["empty"] / len(rows)
+    share = empty / len(rows)
     if share <= EMPTY_SHARE:
-        return
+        return None
     is_text = isinstance(rows[0]["prompt"], str)
     cut = sum(row.get("finish_reason") == "length" for row in rows if not row["completion"].strip())
-    if cut * 2 > quality["empty"]:
+    if cut * 2 > empty:
         why = "they were cut before a word was said (thinking?): raise sample.max_new_tokens"
     elif is_text:
         why = "the prompts are plain text, and a chat model may end at once: set data.chat: true"
     else:
         why = "the model ends at once: see `prefopt inspect` for what it is given, and data.chat_template_kwargs"
-    say(
-        f"warning: sample: {100 * share:.0f}% of the completions are empty ({quality['empty']} of {len(rows)}); {why}"
-    )
+    return f"sample: {100 * share:.0f}% of the completions are empty ({empty} of {len(rows)}); {why}"
 
 
 def _outside(config: SampleConfig) -> list[str]:

@@ -14,18 +14,17 @@ def few_rows(counts: Mapping[str, int]) -> list[str]:
     said = []
     rows, held_out, desired = counts["train"], counts["eval_prompts"], counts.get("desired")
     if rows < FEW_PAIRS:
-        said.append(
-            f"only {rows} {'pairs' if desired is None else 'rows'} to train on (fewer than {FEW_PAIRS}): what they teach may be chance"
-        )
+        what = f"{'pair' if desired is None else 'row'}{'s' if rows != 1 else ''}"
+        said.append(f"only {rows} {what} to train on (fewer than {FEW_PAIRS}): what they teach may be chance")
     if 0 < held_out < FEW_PROMPTS:
         said.append(
-            f"only {held_out} held-out prompts (fewer than {FEW_PROMPTS}): held-out figures say little; raise data.heldout or give more data"
+            f"only {held_out} held-out prompt{'s' if held_out != 1 else ''} (fewer than {FEW_PROMPTS}): held-out figures say little; raise data.heldout or give more data"
         )
     if desired is not None and desired in (0, rows):
         word = "desired" if desired else "undesired"
+        alike = f"all {rows} labels are alike" if rows != 1 else "there is one label"
         said.append(
-            f"all {rows} labels are alike ({word}): losses of single answers set desired against undesired ones, and without "
-            "both they only push all answers one way; give rows with the other label"
+            f"{alike} ({word}): losses of single answers set desired against undesired ones, and without both they only push all answers one way; give rows with the other label"
         )
     return said
 

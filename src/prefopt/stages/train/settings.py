@@ -138,6 +138,9 @@ class TrainConfig(Config):
         50, ge=1, description="evaluate on held-out pairs every so many steps (null: at the end)"
     )
     save_steps: int = Field(100, ge=1, description="checkpoint every so many steps, to resume from")
+    save_minutes: float | None = Field(
+        10.0, gt=0, description="also a checkpoint when the last one is so old (null: by save_steps alone)"
+    )
     logging_steps: int = Field(10, ge=1, description="a line of the history every so many steps")
     keep: Literal["last", "best"] = Field("last", description="which weights the model gets")
     best_by: Literal["loss", "rewards/accuracies"] = Field(
@@ -301,6 +304,7 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         eval_strategy="steps" if has_eval and config.eval_steps else "no",
         eval_steps=config.eval_steps,
         save_steps=config.save_steps,
+        save_minutes=config.save_minutes,
         logging_steps=config.logging_steps,
         logging_first_step=True,
         keep=config.keep,

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from prefopt.core.errors import PrefoptError
 from prefopt.core.notice import is_first_process
 from prefopt.core.plugins import digests
+from prefopt.stages.concerns import cut_answers
 from prefopt.stages.stage import Stage
 from prefopt.stages.train.few import counts_of, few_rows
 from prefopt.stages.train.settings import CALLBACKS, FIXED, LoraSettings, TrainConfig, trainer_settings
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
 from prefopt.tables.owned import WORK
-from prefopt.tables.progress import progress
+from prefopt.tables.progress import MUCH, progress
 from prefopt.tables.records import make_table, write_json
 from prefopt.tables.table_rows import TableRows
 from prefopt.tables.versions import versions
@@ -137,6 +138,8 @@ def _encode(
     held_out = (str(row.get("prompt_id")) for row in rows if row.get("split") == "eval")
     unpaired = config.loss_sum.kind == "unpaired"
     parts["few"] = few_rows(counts_of(parts["train"], held_out, unpaired=unpaired))
+    if parts["truncated"] > MUCH * len(rows) and "truncated" not in table.column_names:  # else 04 has said so
+        parts["few"].append(cut_answers("train", parts["truncated"], len(rows), config.max_length))
     for text in parts["few"] if is_first_process() else ():
         logger.warning("train: %s", text)
     return parts
@@ -171,8 +174,10 @@ def _with_mismatched(parts: Mapping[str, Any], model: Any, config: TrainConfig, 
 
     length = config.max_length
     return {
-        split: ExampleFile(with_mismatched(parts[split], model, seed=seed, max_length=length))
-        for split in ("train", "eval")
+        split: ExampleFile(
+            with_mismatched(parts[split], model, seed=seed, max_length=length, spare=parts[other])
+        )
+        for split, other in (("train", "eval"), ("eval", "train"))
         if parts[split]
     }
 

@@ -74,8 +74,10 @@ def reward_card(config: RewardConfig, base: Path, quality: dict[str, Any]) -> st
     accuracy, figures = quality["heldout_accuracy"], quality["calibration"]
     told = "no pair was held out"
     if accuracy["mean"] is not None:
+        low, high = accuracy["low"], accuracy["high"]
+        interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
         told = (
-            f"held-out accuracy {accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}] on "
+            f"held-out accuracy {accuracy['mean']:.3f}{interval} on "
             f"{pairs_text(quality['heldout_pairs'])}, expected calibration error {figures['ece']:.3f}; the longer answer "
             f"is the chosen one in {quality['longer_accuracy']['mean']:.3f}"
         )

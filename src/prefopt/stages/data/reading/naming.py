@@ -92,9 +92,14 @@ def hold_out(rows: Sequence[Row], share: float, seed: int) -> dict[str, Any]:
 
 
 def _lowest(keys: Sequence[str], share: float) -> set[str]:
-    """Keys (sorted hashes) that fall below `share` of the hash space; both sides get one where there are two."""
+    """Keys (sorted hashes) that fall below `share` of the hash space; both sides get one where there are two.
+
+    A single one is trained on: nothing would be left.
+    """
+    if len(keys) < 2:
+        return set()
     held = {key for key in keys if int(key[:13], 16) < share * 16**13}
-    if share > 0 and len(keys) > 1:
+    if share > 0:
         held = held or {keys[0]}
         held = held if len(held) < len(keys) else held - {keys[-1]}
     return held
