@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +20,12 @@ OFFLINE = {
 }
 os.environ.update(OFFLINE)  # read by the libraries when they are imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Compiling costs more than running at the tests' sizes, so JAX leaves out most of its optimisations. Read when jax is imported,
+# which tests outside tests/suite do first; a flag that XLA does not know ends the process, hence the version.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if importlib.util.find_spec("jaxlib") and metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 # how long an example takes says how busy the machine is, and nothing of the product
 hypothesis.settings.register_profile("prefopt", deadline=None)
 hypothesis.settings.load_profile("prefopt")
