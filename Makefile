@@ -12,13 +12,13 @@ quickstart: $(VENV)/core.done
 setup: $(VENV)/dev.done
 
 test: setup lint
-	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest --quiet --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 slow: setup
 	$(BIN)/python -m pytest -p randomly -m slow
 
 random: setup
-	$(BIN)/python -m pytest -p randomly --quiet --numprocesses auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -p randomly --quiet --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 chaos: setup
 	$(BIN)/python tests/chaos/everything.py --jobs 2

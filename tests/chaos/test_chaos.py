@@ -27,9 +27,8 @@ from chaos.figures import Figures
 from chaos.worlds import World, build_world
 
 ROOT = Path(__file__).resolve().parents[2]
-# one process imports everything once, so that the tests should stay together
 pending = pytest.mark.xfail(reason="promised, not kept yet", strict=False)
-pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def held(figures: Figures, least: int) -> None:
 
 
 def test_a_run_killed_again_and_again_ends_byte_for_byte_like_an_undisturbed_one(world, tmp_path):
-    held(kills.chain(world, tmp_path, "arms", seed=3, turns=24), 6)
+    held(kills.chain(world, tmp_path, "arms", seed=3, turns=16), 6)
 
 
 def test_verbs_killed_at_a_file_operation_end_like_undisturbed_ones(world, tmp_path):
@@ -64,7 +63,7 @@ def test_of_two_processes_at_one_place_one_works(world, tmp_path):
 
 
 def test_a_damaged_checkpoint_costs_steps_and_nothing_else(world, tmp_path):
-    held(damaged.checkpoints(world, tmp_path, 0, ("train",), most=8), 8)
+    held(damaged.checkpoints(world, tmp_path, 0, ("train",), most=5), 5)
 
 
 def test_damaged_results_are_found(world, tmp_path):
@@ -82,17 +81,17 @@ def test_malformed_input_is_one_line_or_every_row_is_accounted_for(world, tmp_pa
 
 
 def test_faulty_servers_cost_tries_and_no_answers(world, tmp_path):
-    held(servers.run(world, tmp_path, most=6, seed=1), 6)
+    held(servers.run(world, tmp_path, most=4, seed=1), 4)
 
 
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(world, tmp_path):
-    held(limits.small_files(world, tmp_path, 3, seed=2), 3)
+    held(limits.small_files(world, tmp_path, 2, seed=2), 2)
 
 
 def test_a_small_file_system(world, tmp_path):
     if not limits.may_mount(tmp_path):
         pytest.skip("a small file system can be mounted by root alone")
-    held(limits.full_disks(world, tmp_path, 2, seed=4), 2)
+    held(limits.full_disks(world, tmp_path, 1, seed=4), 1)
     held(limits.read_only(world, tmp_path), 10)
 
 

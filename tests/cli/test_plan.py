@@ -1,6 +1,7 @@
 """`prefopt run --dry-run`: the plan is what the run does, its counts bound what comes, and nothing is written."""
 
 import json
+import re
 from functools import partial
 
 import pytest
@@ -84,7 +85,7 @@ def test_times_and_memory_are_told_with_their_rule(tmp_path):
     assert (
         "memory: 12.7 MB and activations (weights 3.18 MB, gradients 3.18 MB, Adam's moments 6.36 MB)" in text
     )
-    assert "time of the stages that have one: about" in text
+    assert re.search("time of the stages that have one: (about|up to)", text)
     assert "forward pass on" in text
     assert not (tmp_path / "x").exists()
 

@@ -41,6 +41,7 @@ def _run(script: list[str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow  # tests/chaos kills a run in the fast suite
 @pytest.mark.timeout(1200)
 def test_killed_run_ends_byte_for_byte_like_an_uninterrupted_one(tmp_path):
     recipe = tmp_path / "killed.yaml"

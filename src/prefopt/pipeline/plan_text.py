@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prefopt.pipeline.costs import HOW, SCORE, TRAIN, ModelSize, Speed, learning_rates, training_bytes
@@ -27,7 +27,7 @@ def plan_text(plan: Plan, name: str, output: Path) -> str:
         lines.append(plan.note)
     total = [seconds for step in plan.steps if (seconds := seconds_of(step, plan.speed)) is not None]
     if total:
-        lines.append(f"time of the stages that have one: about {_time(sum(total))}")
+        lines.append(f"time of the stages that have one: {_bound(plan.steps)} {_time(sum(total))}")
     lines += ["", *textwrap.wrap(_how(plan), 80)]
     return "\n".join(lines)
 
@@ -46,10 +46,15 @@ def _step(step: Step, plan: Plan, output: Path) -> Iterator[str]:
     said = [_rows(step)]
     seconds = seconds_of(step, plan.speed)
     if seconds is not None:
-        said.append(f"about {_time(seconds)}")
+        said.append(f"{_bound([step])} {_time(seconds)}")
     yield f"  {place:<24} {way:<15} {', '.join(said)}"
     if step.stage == "train" and step.way != "reused":
         yield from _training(step, plan.model)
+
+
+def _bound(steps: Sequence[Step]) -> str:
+    """What stands before a time: with rows or lengths that may be fewer, it is the longest."""
+    return "up to" if any(step.rows.most for step in steps) else "about"
 
 
 def _rows(step: Step) -> str:
