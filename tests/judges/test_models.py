@@ -3,12 +3,19 @@
 import pytest
 import reward_models as small
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from prefopt.core.errors import PrefoptError
 from prefopt.judges import JUDGES, Comparison, PairwiseJudgeConfig, Verdict, open_judge, winner_of
 from prefopt.judges.local import letter_ids
-from prefopt.judges.reward_model import sigmoid
+from prefopt.judges.reward_model import RewardScorer, sigmoid
 from prefopt.models.load import load_tokenizer
 from prefopt.models.quiet import seeded
 from prefopt.scoring.reward import encode_comparison, encode_scalar, load_reward_model, read_all
@@ -202,3 +209,94 @@ def test_a_missing_package_is_told_with_its_remedy(monkeypatch):
     with pytest.raises(PrefoptError, match=r"needs the package .*; pip install x"):
         opened("verifier")
     assert Verdict("tie").probability is None
+
+
+# ---- reward models of other makers: the reward is that of their own usage, alone or in a batch
+
+TAIL = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' }}{% if loop.last %}"
+    "{{ '\\n\\nrate it:' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+NO_TAIL = TAIL.replace("\\n\\nrate it:", "")
+
+
+def classifier(base, folder, *, config_pad, tokenizer_pad=None, template=None):
+    """A random scalar model as others save it. config_pad, tokenizer_pad: a token, "" for none, or an id as it is."""
+    tokenizer = load_tokenizer(base)
+    tokenizer.pad_token = tokenizer_pad or None
+    if template:
+        tokenizer.chat_template = template
+    ids = tokenizer.convert_tokens_to_ids
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, num_labels=1, initializer_range=0.4, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None, max_position_embeddings=512,
+        pad_token_id=config_pad if isinstance(config_pad, int) else ids(config_pad) if config_pad else None,
+    )  # fmt: skip
+    model = LlamaForSequenceClassification(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model, tokenizer
+
+
+END, OTHER = "<|im_end|>", "<|endoftext|>"
+
+
+@pytest.mark.parametrize("template", [None, TAIL, NO_TAIL], ids=["chatml", "tail", "no tail"])
+@pytest.mark.parametrize(
+    ("config_pad", "tokenizer_pad"),
+    [(OTHER, END), (END, END), ("", ""), ("", END), (END, OTHER), (-1, OTHER)],
+    ids=["padded by the end", "pad is end", "no padding", "config without", "config is end", "minus one"],
+)
+def test_a_reward_is_that_of_the_plain_call(base, tmp_path, template, config_pad, tokenizer_pad):
+    model, tokenizer = classifier(
+        base, tmp_path, config_pad=config_pad, tokenizer_pad=tokenizer_pad, template=template
+    )
+    rows = [{"prompt": r["prompt"], "completion": r["chosen"] * (1 + k % 3)} for k, r in enumerate(small.good_and_bad(5))]  # fmt: skip
+    found = RewardScorer(tmp_path, batch_size=4).scores(rows)
+    for row, score in zip(rows, found, strict=True):
+        turns = [
+            {"role": "user", "content": row["prompt"]},
+            {"role": "assistant", "content": row["completion"]},
+        ]
+        ids = tokenizer.apply_chat_template(turns, tokenize=True, return_tensors="pt", return_dict=False)
+        with torch.no_grad():
+            assert score == pytest.approx(model(input_ids=ids).logits[0, 0].item(), abs=1e-4)
+    assert max(found) - min(found) > 0.01
+
+
+def test_a_long_answer_loses_its_end_and_a_long_prompt_its_row(base, tmp_path):
+    _, tokenizer = classifier(base, tmp_path, config_pad=OTHER, tokenizer_pad=OTHER)
+    row = {"prompt": "river 1", "completion": "apple " * 40}
+    ids = encode_scalar(tokenizer, row, row["completion"], max_length=30)
+    assert ids == encode_scalar(tokenizer, row, row["completion"], max_length=500)[:30]
+    assert RewardScorer(tmp_path, max_length=30).scores([{"prompt": "apple " * 60, "completion": "x"}]) == [
+        None
+    ]
+
+
+@pytest.mark.parametrize("types", [1, 2])
+def test_an_encoder_reads_prompt_and_answer_as_two_texts(tmp_path, capsys, types):
+    tokenizer = BertTokenizer(vocab={w: k for k, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *small.WORDS])})  # fmt: skip
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_labels=1, initializer_range=0.4, type_vocab_size=types, max_position_embeddings=64,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    rows = [{"prompt": "apple river", "completion": "stone " * n} for n in (1, 3, 9)]
+    found = RewardScorer(tmp_path).scores(rows)
+    assert "it reads tokenizer(prompt, answer)" in capsys.readouterr().err
+    for row, score in zip(rows, found, strict=True):
+        inputs = tokenizer(row["prompt"], row["completion"], return_tensors="pt")
+        if types == 1:
+            inputs.pop("token_type_ids", None)
+        with torch.no_grad():
+            assert score == pytest.approx(model(**inputs).logits[0, 0].item(), abs=1e-4)
+    long = {"prompt": "apple", "completion": "stone " * 90}
+    assert RewardScorer(tmp_path).scores([long, {"prompt": "apple " * 70, "completion": "x"}])[1] is None
+    with pytest.raises(PrefoptError, match="one prompt and one answer"):
+        RewardScorer(tmp_path).scores([{"prompt": [{"role": "user", "content": "a"}] * 3, "completion": "x"}])

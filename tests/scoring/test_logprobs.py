@@ -8,18 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GraniteConfig,
+    Llama4TextConfig,
     LlamaConfig,
     OPTConfig,
     Qwen3Config,
+    RobertaConfig,
 )
 
 from prefopt.core.errors import PrefoptError
 from prefopt.scoring import logprobs
+from prefopt.scoring.body import unwrap
 from prefopt.scoring.logprobs import (
     check_model,
     completion_logps,
@@ -27,8 +31,8 @@ from prefopt.scoring.logprobs import (
     make_batch,
     score,
     token_logps,
-    unwrap,
 )
+from prefopt.scoring.shared import check_sharing
 
 VOCAB = 97
 SMALL = {
@@ -218,8 +222,8 @@ def test_start_check_passes_for_known_models(kind):
     assert check_model(model_of(kind), sequences_of(6, 1)[0]) < 1e-5
 
 
-def test_start_check_refuses_a_model_with_an_unknown_head():
-    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]())
+def thrice(model):
+    """What a head that is not known may do: the model's own logits are three times those of its head."""
     own = model.forward
 
     def scaled(*args, **kwargs):
@@ -228,7 +232,51 @@ def test_start_check_refuses_a_model_with_an_unknown_head():
         return output
 
     model.forward = scaled
-    with pytest.raises(PrefoptError, match="'llama' are not supported"):
+    return model
+
+
+UNKNOWN = {
+    # its class looks for its body under a name that it does not have
+    "llama4": lambda: Llama4TextConfig(
+        **SMALL, num_local_experts=2, intermediate_size_mlp=48, attention_chunk_size=16, num_experts_per_tok=1
+    ),
+    # a dense layer between body and head
+    "bert": lambda: BertConfig(**SMALL, is_decoder=True),
+    # positions counted from the padding token
+    "roberta": lambda: RobertaConfig(**SMALL, is_decoder=True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [*UNKNOWN, "head"])
+def test_a_model_that_is_not_known_runs_by_its_own_forward_pass(kind, caplog):
+    torch.manual_seed(0)
+    config = CONFIGS["llama"]() if kind == "head" else UNKNOWN[kind]()
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model = thrice(model) if kind == "head" else model
+    sequences = sequences_of(7, 4)
+    assert check_model(model, sequences[0]) < 1e-4
+    assert caplog.text.count("run by their own forward pass, one sequence at a time") == 1
+    assert check_sharing(model, sequences).form is None
+    with torch.no_grad():
+        own = [plain(model, *sequence).sum() for sequence in sequences]
+        for found in (completion_logps(model, sequences), torch.tensor(score(model, sequences, 40))):
+            torch.testing.assert_close(found, torch.stack(own), atol=1e-4, rtol=1e-5)
+    completion_logps(model, sequences).sum().backward()
+    assert any(p.grad is not None and float(p.grad.abs().max()) > 0 for p in model.parameters())
+
+
+def test_a_model_that_differs_from_itself_is_refused():
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]())
+    own = model.forward
+    calls = iter(range(100))
+
+    def other_each_time(*args, **kwargs):
+        output = own(*args, **kwargs)
+        output.logits = output.logits * (1 + next(calls))
+        return output
+
+    model.forward = other_each_time
+    with pytest.raises(PrefoptError, match="'llama' are not supported: two forward passes differ"):
         check_model(model, sequences_of(7, 1)[0])
 
 

@@ -114,14 +114,11 @@ class LocalJudge:
 
 def next_logits(model: Any, prompts: Sequence[Sequence[int]]) -> Tensor:
     """Logits [B, V] of the token behind each prompt, fp32; only last positions reach the head."""
-    from prefopt.scoring.logprobs import body_states, head_scale, make_batch, unwrap
+    from prefopt.scoring.logprobs import answer_logits, make_batch
 
     # every batch row needs an answer; the token that stands in for it comes after the place that is read
     batch = make_batch([(list(ids), [ids[-1]]) for ids in prompts]).to(next(model.parameters()).device)
-    hidden_BTH = body_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
-    causal = unwrap(model)
-    logits = causal.get_output_embeddings()(hidden_BTH[batch.rows, batch.columns])
-    return head_scale(causal.config)(logits.float())
+    return answer_logits(model, batch)
 
 
 def letter_ids(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import notice
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict, winner_of
 from prefopt.tables.records import digest
 
@@ -26,7 +27,7 @@ class RewardScorer:
 
     def __init__(self, path: Path, *, batch_size: int = 16, max_length: int | None = None) -> None:
         from prefopt.models.load import default_device, load_tokenizer, model_digest, template_digest
-        from prefopt.scoring.reward import load_reward_model, longest, reward_kind
+        from prefopt.scoring.reward import KIND, load_reward_model, longest, reward_kind, way_of_reading
 
         self.tokenizer = load_tokenizer(path)
         self.model = load_reward_model(path, self.tokenizer).to(default_device())
@@ -34,6 +35,9 @@ class RewardScorer:
             raise PrefoptError(
                 f"{path}: a pairwise model has no score per answer; use judge kind pairwise_model"
             )
+        way = way_of_reading(self.tokenizer)
+        if way is not None and not hasattr(self.model.config, KIND):
+            notice(f"{path}: this reward model has no chat template: {way}; see that it was trained so")
         limit = longest(self.model, self.tokenizer)
         self.max_length = min(max_length or limit, limit)
         self.batch_size = batch_size

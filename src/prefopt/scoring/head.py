@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from prefopt.scoring.logprobs import default_chunk_tokens, head_logps, head_scale, unwrap
+from prefopt.scoring.body import head_of, unwrap
+from prefopt.scoring.logprobs import default_chunk_tokens, head_logps, head_scale
 from prefopt.scoring.workspace import Workspace, add_product
 
 # 128 MiB of fp32 probabilities between forward and backward
@@ -37,7 +38,7 @@ def fused_head_logps(
     the trainer (default: nothing is kept between calls, and gradients go through autograd).
     """
     causal = unwrap(model)
-    head = causal.get_output_embeddings()
+    head: Any = head_of(causal)
     if squares or not is_plain(head, causal.config, hidden_NH):
         return head_logps(model, hidden_NH, targets_N, chunk_tokens=chunk_tokens, squares=squares)
     size = chunk_tokens or default_chunk_tokens(head.weight.shape[0], hidden_NH.device)

@@ -6,14 +6,13 @@ whole batch. All log-probs in nats, summed in fp32.
 The body of the model gives hidden states; head, scaling and log-softmax run over chunks of `chunk_tokens` answer
 positions, computed anew in the backward pass, so that memory holds [chunk_tokens, V] logits at a time. What a model
 does to its logits behind the head (`head_scale`) is read from its config, and `check_model` compares the outcome with
-the model's own logits.
+the model's own logits; a model that differs runs by its own forward pass (`body`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from prefopt.core.errors import PrefoptError
 from prefopt.models.marks import counting, plain_ids
+from prefopt.scoring.body import Tap, body_states, head_of, plain_logits, run_plainly, unwrap, why_plain
 from prefopt.scoring.router import RouterTap
-from prefopt.scoring.workspace import Workspace, embed
 
 Ids = Sequence[int] | np.ndarray
 # prompt ids and answer ids; both hold at least one token. Answer tokens that do not count are marked (models.marks)
@@ -38,6 +37,8 @@ MIN_CHUNK_TOKENS = 64
 TOLERANCE_NATS = {torch.float32: 1e-4, torch.float64: 1e-4}
 HALF_TOLERANCE_NATS = 0.05
 CHECK_TOKENS = 256
+# what a model raises that is run in a way it does not know
+REFUSALS = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -133,15 +134,32 @@ def batch_logps(
     *,
     chunk_tokens: int | None = None,
     squares: bool = False,
-    tap: tuple[RouterTap, np.ndarray] | None = None,
+    tap: Tap | None = None,
 ) -> Tensor:
     """Log-probs [N] of all answer tokens of a batch, sequence by sequence, nats, fp32, differentiable.
 
     tap: takes a mixture of experts' routing, with what each token [B * T] counts.
     """
+    if why_plain(model):
+        return _picked(_plain_logits(model, batch, tap), batch.targets, squares)
     hidden_BTH = body_states(model, batch.input_ids, batch.attention_mask, batch.position_ids, tap)
     hidden_NH = hidden_BTH[batch.rows, batch.columns]
     return head_logps(model, hidden_NH, batch.targets, chunk_tokens=chunk_tokens, squares=squares)
+
+
+def answer_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Logits [N, V] that predict the answer tokens of a batch, fp32."""
+    if why_plain(model):
+        return _plain_logits(model, batch)
+    head, scale = _head(model)
+    hidden_BTH = body_states(model, batch.input_ids, batch.attention_mask, batch.position_ids)
+    return scale(head(hidden_BTH[batch.rows, batch.columns]).float())
+
+
+def _plain_logits(model: nn.Module, batch: Batch, tap: Tap | None = None) -> Tensor:
+    by_row = plain_logits(model, batch.input_ids, batch.attention_mask, tap)
+    columns = batch.columns.split(batch.lengths)
+    return torch.cat([logits[mine].float() for logits, mine in zip(by_row, columns, strict=True)])
 
 
 def head_logps(
@@ -157,7 +175,7 @@ def head_logps(
     squares: [N, 2] instead; the second column is log sum_v p_v^2 over the vocabulary, without gradient (WPO).
     """
     causal = unwrap(model)
-    head, scale = causal.get_output_embeddings(), head_scale(causal.config)
+    head, scale = _head(model)
     if chunk_tokens is None:
         vocabulary = int(causal.config.get_text_config().vocab_size)
         chunk_tokens = default_chunk_tokens(vocabulary, hidden_NH.device)
@@ -224,7 +242,7 @@ def score_cuts(
 def head_scale(config: Any) -> Callable[[Tensor], Tensor]:
     """What a model does to the logits behind its head, by its config: a factor, a soft cap, or nothing.
 
-    Cohere and HyperCLOVA X and Falcon-H1 multiply, Granite and MiniCPM3 divide, Gemma caps: cap tanh(logits / cap).
+    Cohere and HyperCLOVA X and Falcon-H1 multiply, Granite and MiniCPM3 divide, Gemma, RecurrentGemma and xLSTM cap: cap tanh(logits / cap).
     """
     text = config.get_text_config()
     factor = 1.0
@@ -232,7 +250,8 @@ def head_scale(config: Any) -> Callable[[Tensor], Tensor]:
         factor *= getattr(text, name, None) or 1.0
     scaling = getattr(text, "logits_scaling", None) or 1.0
     factor = factor * scaling if text.model_type.startswith("hyperclovax") else factor / scaling
-    cap = getattr(text, "final_logit_softcapping", None)
+    caps = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    cap = next((found for name in caps if (found := getattr(text, name, None)) is not None), None)
 
     def apply(logits: Tensor) -> Tensor:
         logits = logits if factor == 1.0 else logits * factor
@@ -245,81 +264,66 @@ def head_scale(config: Any) -> Callable[[Tensor], Tensor]:
 def check_model(model: nn.Module, sequence: Pair) -> float:
     """Compare one sequence's log-probs with the model's own full logits; returns mean |difference|, nats per token.
 
+    It is run alone and, a part of it, as a padded row. Where that differs the model does something that is not known here,
+    and runs by its own forward pass from then on (`body.run_plainly`).
+
     Raises:
-        PrefoptError: they differ, so the model does something to its logits that is not known here; or they are
-            not finite.
+        PrefoptError: the model's own logits are not finite, or two passes of it differ.
     """
-    prompt, answer = (plain_ids(ids).tolist() for ids in sequence)
-    answer = answer[:CHECK_TOKENS]
+    prompt, answer = plain_ids(sequence[0]).tolist(), plain_ids(sequence[1]).tolist()[:CHECK_TOKENS]
+    pairs, half = [(prompt, answer)], (prompt + answer)[: (len(prompt) + len(answer)) // 2]
+    if len(half) > 1:
+        pairs.append((half[:-1], half[-1:]))
     dtype = next(model.parameters()).dtype
+    limit = TOLERANCE_NATS.get(dtype, HALF_TOLERANCE_NATS)
     was_training = model.training
     model.eval()
     try:
-        ours = token_logps(model, [(prompt, answer)])[0]
-        ids = torch.tensor([prompt + answer], device=ours.device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        own = torch.cat([_own_logps(model, *pair) for pair in pairs])
+        if not bool(own.isfinite().all()):
+            raise PrefoptError(
+                f"the model's logits are not finite in {str(dtype).removeprefix('torch.')}; its weights hold NaN, or need "
+                "dtype=float32"
+            )
+        difference, reason = _difference(model, pairs, own)
+        if difference > limit and not why_plain(model):
+            run_plainly(model, reason)
+            difference, reason = _difference(model, pairs, own)
     finally:
         model.train(was_training)
-    plain = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
-    if not bool(plain.isfinite().all()):
+    if not difference <= limit:
         raise PrefoptError(
-            f"the model's logits are not finite in {str(dtype).removeprefix('torch.')}; its weights hold NaN, or need dtype=float32"
-        )
-    difference = float((ours - plain).abs().mean())
-    if not difference <= TOLERANCE_NATS.get(dtype, HALF_TOLERANCE_NATS):
-        kind = unwrap(model).config.model_type
-        raise PrefoptError(
-            f"models of type {kind!r} are not supported: log-probs differ from the model's own logits by "
+            f"models of type {unwrap(model).config.model_type!r} are not supported: two forward passes differ by "
             f"{difference:.2g} nats per token; choose another model"
         )
     return difference
 
 
-def unwrap(model: nn.Module) -> Any:
-    """The causal LM within DDP, torch.compile and PEFT wrappers (adapters stay in place, they sit in its layers)."""
-    inner: Any = model
-    while True:
-        if hasattr(inner, "get_base_model"):
-            inner = inner.get_base_model()
-        elif isinstance(getattr(inner, "_orig_mod", None), nn.Module):
-            inner = inner._orig_mod
-        elif not hasattr(inner, "get_output_embeddings") and isinstance(
-            getattr(inner, "module", None), nn.Module
-        ):
-            inner = inner.module
-        else:
-            return inner
+def _own_logps(model: nn.Module, prompt: list[int], answer: list[int]) -> Tensor:
+    ids = torch.tensor([prompt + answer], device=next(model.parameters()).device)
+    logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+    return logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0]
 
 
-def body_states(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Any,
-    position_ids: Tensor,
-    tap: tuple[RouterTap, np.ndarray] | None = None,
-    workspace: Workspace | None = None,
-) -> Tensor:
-    """Hidden states [B, T, H] of the body, as its head gets them. attention_mask: whatever the body takes.
+def _difference(model: nn.Module, pairs: Sequence[Pair], own: Tensor) -> tuple[float, str]:
+    """Mean |difference| from the model's own log-probs, of the worst sequence, nats per token, and what is to be said of it."""
+    try:
+        found = token_logps(model, pairs)
+    except torch.OutOfMemoryError:
+        raise
+    except REFUSALS as error:
+        return float("inf"), f"its body is not run as others are ({type(error).__name__})"
+    off = (torch.cat(found) - own).abs().split([len(each) for each in found])
+    worst = max(float(each.mean()) for each in off)
+    if worst != worst:
+        return float("inf"), "log-probs by its body and head are not finite"
+    return worst, f"log-probs by its body and head differ from its own logits by {worst:.2g} nats per token"
 
-    workspace: of the trainer; the embedding's gradient is added in place where it can be.
-    """
-    causal = unwrap(model)
-    body, embedding = causal.base_model, causal.get_input_embeddings()
-    known = signature(body.forward).parameters
-    inputs: dict[str, Any] = {"attention_mask": attention_mask}
-    if workspace and "inputs_embeds" in known and workspace.embeds(embedding):
-        inputs["inputs_embeds"] = embed(input_ids, embedding)
-    else:
-        inputs["input_ids"] = input_ids
-    if "position_ids" in known:
-        inputs["position_ids"] = position_ids
-    if "use_cache" in known or any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        inputs["use_cache"] = False
-    if tap is None:
-        return body(**inputs).last_hidden_state
-    output = body(**inputs, output_router_logits=True)
-    tap[0].add(output.router_logits, tap[1])
-    return output.last_hidden_state
+
+def _head(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    head = head_of(model)
+    assert head is not None  # `why_plain` says so before
+    return head, head_scale(unwrap(model).config)
 
 
 def _chunk_logps(
@@ -329,7 +333,11 @@ def _chunk_logps(
     scale: Callable[[Tensor], Tensor],
     squares: bool = False,
 ) -> Tensor:
-    logits_NV = scale(head(hidden_NH).float())
+    return _picked(scale(head(hidden_NH).float()), targets_N, squares)
+
+
+def _picked(logits_NV: Tensor, targets_N: Tensor, squares: bool) -> Tensor:
+    """Log-probs of the targets from fp32 logits, as `head_logps` gives them."""
     norm_N = logits_NV.logsumexp(-1)
     logps_N = logits_NV.gather(1, targets_N[:, None])[:, 0] - norm_N
     if not squares:

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from prefopt.core.errors import PrefoptError
 from prefopt.models.marks import plain_ids
+from prefopt.scoring.body import body_of, body_states, unwrap, why_plain
 from prefopt.scoring.head import fused_head_logps
 from prefopt.scoring.logprobs import (
     CHECK_TOKENS,
     HALF_TOLERANCE_NATS,
+    REFUSALS,
     TOLERANCE_NATS,
     Pair,
-    body_states,
     token_logps,
-    unwrap,
 )
 from prefopt.scoring.masks import MaskForm, cannot_share, make_mask, mask_forms
 from prefopt.scoring.packing import Row, pack_sequences
@@ -37,9 +37,6 @@ from prefopt.scoring.segments import attention_of, candidates, set_attention
 from prefopt.scoring.workspace import Workspace
 
 logger = logging.getLogger("prefopt.shared")
-
-# what a body raises when it is given a mask form that it does not take
-REFUSALS = (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -187,9 +184,9 @@ def packed_score_cuts(
 
 def sharing_by_config(model: nn.Module) -> Sharing:
     """What a model's class and config say, unchecked."""
-    causal = unwrap(model)
-    reason = cannot_share(causal)
-    if reason is None and "position_ids" not in signature(causal.base_model.forward).parameters:
+    causal, body = unwrap(model), body_of(model)
+    reason = cannot_share(causal) or why_plain(causal)
+    if reason is None and body is not None and "position_ids" not in signature(body.forward).parameters:
         reason = "it takes no position ids"
     return Sharing(None, reason) if reason else Sharing(mask_forms(causal.config)[0])
 

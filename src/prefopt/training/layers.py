@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from prefopt.core.errors import PrefoptError
-from prefopt.scoring.logprobs import unwrap
+from prefopt.scoring.body import unwrap
 
 # smaller tensors cost more in the transfer than they free
 MIN_BYTES = 4096

@@ -76,9 +76,8 @@ class RewardTrainer(StepTrainer):
     def _columns(self, model: nn.Module, slots: Sequence[Slot]) -> Table:
         """The model's outputs by role, the loss and the known columns, each [B] fp32."""
         sequences = [slot.example.answers[role] for role in self.roles for slot in slots]
-        pad_id = int(self.accelerator.unwrap_model(model).config.pad_token_id)
         with self.accelerator.autocast():
-            values = outputs(model, sequences, pad_id)
+            values = outputs(model, sequences)
         one, two = values.split(len(slots))
         known = {
             "valid": [float(slot.valid) for slot in slots],

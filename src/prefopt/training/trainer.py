@@ -24,7 +24,8 @@ from transformers import TrainerCallback
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import LossSum
 from prefopt.models.adapters import merged_weights
-from prefopt.scoring.logprobs import token_logps, unwrap
+from prefopt.scoring.body import unwrap
+from prefopt.scoring.logprobs import check_model, token_logps
 from prefopt.scoring.router import RouterLoss, check_router, tell_router_is_off
 from prefopt.scoring.segments import choose_attention
 from prefopt.scoring.workspace import Workspace
@@ -84,6 +85,9 @@ class PreferenceTrainer(StepTrainer, ShardedTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if args.chosen_strategy in ("none", "ddp"):  # elsewhere a forward pass here has no whole weights
+            example = train_dataset[0]
+            check_model(unwrap(self.model), (example.prompt, next(iter(example.answers.values()))))
         args.shared_prefix = shares_prefixes(model, args)
         self._row_tokens = args.max_tokens_per_row or default_tokens_per_row(self.args.device)
         rows = chain(train_dataset, eval_dataset or [])

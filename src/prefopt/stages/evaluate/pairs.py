@@ -29,10 +29,12 @@ def pair_rows(
     Raises:
         PrefoptError: the reference's log-probs are of other tokens.
     """
-    from prefopt.scoring.logprobs import score
+    from prefopt.scoring.logprobs import check_model, score
 
     model, tokenizer = loaded
     kept, sequences = _encode_pairs(pairs, model, tokenizer, config, context, dropped)
+    if sequences:
+        check_model(model, sequences[0][0])
 
     def measure(chunk: Sequence[Row], start: int) -> list[Row]:
         both = [sequence for two in sequences[start : start + len(chunk)] for sequence in two]

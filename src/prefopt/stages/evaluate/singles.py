@@ -41,10 +41,12 @@ def single_rows(
     Raises:
         PrefoptError: the reference's log-probs are of another tokenizer or chat template.
     """
-    from prefopt.scoring.logprobs import score
+    from prefopt.scoring.logprobs import check_model, score
 
     model, tokenizer = loaded
     kept, sequences = _encode(rows, model, tokenizer, config.max_length, context, dropped)
+    if sequences:
+        check_model(model, sequences[0])
 
     def measure(chunk: Sequence[Row], start: int) -> list[Row]:
         logps = score(model, sequences[start : start + len(chunk)], config.batch_tokens)
