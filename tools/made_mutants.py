@@ -40,7 +40,7 @@ MADE: tuple[tuple[str, str, str, str], ...] = (
     ("training", "training/step.py", "scale = self.processes / share.rows", "scale = self.processes / len(share.micro_batches)"),
     ("training", "training/step.py", "(table[\"weight\"] * table[\"valid\"])).sum() * scale", "table[\"weight\"]).sum() * scale"),
     ("training", "training/step.py", "(table[\"weight\"] * table[\"valid\"])).sum() * scale", "table[\"valid\"]).sum() * scale"),
-    ("training", "training/step.py", ".mean().clamp(min=0).detach()", ".mean().clamp(min=0)"),
+    ("training", "training/step.py", ".mean().clamp(min=0).detach()", ".mean().detach()"),
     ("training", "training/step.py", "each[: slot.example.shared_tokens].sum()", "each[: slot.example.shared_tokens].mean()"),
     ("training", "training/step.py", "rows = rows[rows[:, names.index(\"position\")].argsort()]", "rows = rows"),
     ("training", "training/metrics.py", "figures[\"rewards/accuracies\"] = (0.5 * (1.0 + margin.sign())).mean().item()", "figures[\"rewards/accuracies\"] = (margin > 0).double().mean().item()"),

@@ -40,8 +40,9 @@ _LOSSES = tuple(
 )
 _SHARED = ("tests/scoring/test_shared.py", "tests/training/test_rows.py")
 _STEP = (
-    "tests/training/test_trl_step.py",
+    "tests/training/test_step.py",
     "tests/training/test_metrics.py",
+    "tests/training/test_trl_step.py",
     "tests/training/test_trainer.py",
 )
 _READ = ("tests/stages/data/reading", "tests/stages/data/test_data.py", "tests/stages/data/test_chat.py")
@@ -61,8 +62,8 @@ AREAS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "training": {
         "training/step.py": _STEP,
-        "training/collate.py": ("tests/training/test_rows.py", *_STEP),
-        "training/metrics.py": _STEP,
+        "training/collate.py": ("tests/training/test_step.py", "tests/training/test_rows.py", *_STEP[1:]),
+        "training/metrics.py": ("tests/training/test_metrics.py", "tests/training/test_step.py"),
         "training/forward.py": _STEP,
         "training/schedule.py": ("tests/training/test_schedule.py",),
     },

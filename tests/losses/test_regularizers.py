@@ -6,7 +6,7 @@ import torch
 
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import build_loss
-from prefopt.losses.links import score
+from prefopt.losses.links import LINKS, score
 
 TOKENS = 30
 
@@ -204,6 +204,16 @@ def test_inside_takes_the_penalty_from_h_whatever_the_link(base, link):
     )
     assert (fall > 0).any()
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("link", [*LINKS, {"name": "alpha", "alpha": -0.7}])
+def test_links_begin_at_0(link):
+    """At pi = ref every score is 0 and its slope 1, but for Jensen-Shannon, whose f is half as curved."""
+    ratio = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    found = score(ratio, link)
+    found.sum().backward()
+    assert found.item() == pytest.approx(0.0, abs=1e-12)
+    assert ratio.grad.item() == pytest.approx(0.5 if link == "js" else 1.0)
 
 
 def test_inside_has_no_default_scale_where_the_links_slope_has_no_bound():

@@ -238,6 +238,18 @@ def test_the_check_stays_within_the_models_positions():
         assert len(prompt) + len(answer) <= 40
 
 
+def test_the_check_meets_the_longest_sequence_and_the_shortest():
+    """By length of prompt and answer together, whichever of the two makes it."""
+    sequences = [([5] * 8, [6] * 3), ([7] * 3, [8] * 9), ([4] * 6, [3] * 2), ([9] * 2, [2] * 4)]
+    first, second, third = shared.trial_row(sequences)
+    assert first == ([7] * 3, [8] * 9)
+    assert second == (
+        [7] * 3,
+        [2, 2, 2, 2, 8, 8, 8, 8, 8],
+    )  # the same prompt, another answer that is no longer
+    assert third == ([9] * 2, [2] * 4)
+
+
 def test_weights_that_are_not_numbers_are_refused():
     model = AutoModelForCausalLM.from_config(CONFIGS["llama"]())
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))

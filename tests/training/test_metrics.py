@@ -55,6 +55,17 @@ def test_budget_per_response_and_inside_the_sigmoid_count_too():
     assert "logps/over_budget" not in metrics.summarize(columns(), build_loss("dpo"))
 
 
+def test_a_tie_is_half_right():
+    """Margins -2, 0, 5 and 0: (0 + .5 + 1 + .5) / 4."""
+    equal = {"chosen": [-10.0, -24.0, -30.0, -36.0], "rejected": [-12.0, -12.0, -50.0, -40.0]}
+    assert metrics.summarize(columns(**equal), LOSS)["rewards/accuracies"] == pytest.approx(0.5)
+    at_start = columns(**equal) | {
+        "ref_chosen": columns(**equal)["chosen"],
+        "ref_rejected": columns(**equal)["rejected"],
+    }
+    assert metrics.summarize(at_start, LOSS)["rewards/accuracies"] == 0.5
+
+
 def test_without_a_reference_rewards_are_beta_times_the_log_prob():
     unknown = torch.full((4,), math.nan)
     found = metrics.summarize(columns() | {"ref_chosen": unknown, "ref_rejected": unknown}, LOSS)
