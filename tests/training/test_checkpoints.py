@@ -92,6 +92,34 @@ def folder(stopped, tmp_path):
     return shutil.copytree(stopped, tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("checkpoint-12", 12),
+        ("checkpoint-0", 0),
+        ("checkpoint-", -1),
+        ("checkpoint-x", -1),
+        ("12", -1),
+        ("old-3", -1),
+    ],
+)
+def test_the_step_is_that_of_a_checkpoints_name(tmp_path, name, step):
+    assert checkpoints.step_of(tmp_path / name) == step
+
+
+def test_checkpoints_are_in_order_of_their_steps(tmp_path):
+    for name in ("checkpoint-10", "checkpoint-9", "checkpoint-x", "checkpoint-100"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-11").write_text("a file")
+    assert [path.name for path in checkpoints.checkpoints(tmp_path)] == [
+        f"checkpoint-{n}" for n in (9, 10, 100)
+    ]
+    assert checkpoints.last_complete(tmp_path) is None
+    for name in ("checkpoint-9", "checkpoint-10"):
+        (tmp_path / name / checkpoints.MARKER).touch()
+    assert checkpoints.last_complete(tmp_path).name == "checkpoint-10"
+
+
 def test_the_marker_lists_every_file(stopped):
     path = stopped / "checkpoint-6"
     listed = json.loads((path / checkpoints.MARKER).read_text())
