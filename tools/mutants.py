@@ -45,7 +45,6 @@ _STEP = (
     "tests/training/test_trl_step.py",
     "tests/training/test_trainer.py",
 )
-_READ = ("tests/stages/data/reading", "tests/stages/data/test_data.py", "tests/stages/data/test_chat.py")
 # area -> file -> the tests that have to notice
 AREAS: dict[str, dict[str, tuple[str, ...]]] = {
     "losses": dict.fromkeys(
@@ -79,9 +78,19 @@ AREAS: dict[str, dict[str, tuple[str, ...]]] = {
         "verify/__init__.py": ("tests/verify",),
         "judges/parse.py": ("tests/judges/test_parse.py",),
     },
-    "reading": dict.fromkeys(
-        (f"stages/data/reading/{name}.py" for name in ("checks", "dialogue", "naming", "recognise", "readers", "completions", "stored_text", "strict_json")), _READ
-    ),
+    "reading": {
+        f"stages/data/reading/{name}.py": tuple(f"tests/stages/data/{test}.py" for test in tests)
+        for name, tests in {
+            "checks": ("test_data", "reading/test_formats", "reading/test_public_forms"),
+            "dialogue": ("reading/test_formats", "reading/test_public_forms", "test_data"),
+            "naming": ("test_data",),
+            "recognise": ("reading/test_public_forms", "reading/test_formats", "test_data"),
+            "readers": ("reading/test_readers", "test_data"),
+            "completions": ("reading/test_formats", "test_data"),
+            "stored_text": ("reading/test_public_forms", "reading/test_formats"),
+            "strict_json": ("reading/test_readers",),
+        }.items()
+    },
     "resume": {
         "tables/folder.py": ("tests/tables", "tests/stages/rank/test_rank.py", "tests/stages/reference/test_reference.py"),
         "tables/journal.py": ("tests/tables", "tests/stages/rank/test_rank.py"),
