@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from prefopt.engines.client import ChatClient, ChatRequest, ServerSettings
+from prefopt.engines.client import ChatClient, ChatRequest
+from prefopt.engines.server_settings import ServerSettings
 
 FAKE = Path(__file__).parents[1] / "tests" / "support" / "fake_server.py"
 BOUND = 1.25

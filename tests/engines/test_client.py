@@ -18,17 +18,16 @@ from prefopt.engines import client as client_module
 from prefopt.engines.client import (
     FILTERED,
     GAVE_UP,
-    HOW,
     NO_ROOM,
     REJECTED,
     AllRejected,
     ChatClient,
     ChatReply,
     ChatRequest,
-    ServerSettings,
     request_body,
 )
 from prefopt.engines.replies import NO_ROOM_FOR_ANSWER, kept_reply, read_refusal, read_reply, refused_field
+from prefopt.engines.server_settings import HOW, ServerSettings
 
 KEY = "sk-test-0123456789abcdefSECRET"
 

@@ -20,7 +20,7 @@ from fake_server import FakeServer, FaultProxy
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
 from prefopt.engines import Chat, EngineOptions, Sampling, batch_seed, open_engine
-from prefopt.engines.client import ServerSettings
+from prefopt.engines.server_settings import ServerSettings
 from prefopt.stages.sample.sample import STAGE, sample
 from prefopt.stages.sample.settings import SampleConfig
 from prefopt.tables.context import Context

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from prefopt.engines.client import ServerSettings
+from prefopt.engines.server_settings import ServerSettings
 from prefopt.stages.sample.sample import sample
 from prefopt.stages.sample.settings import SampleConfig
 from prefopt.tables.context import Context

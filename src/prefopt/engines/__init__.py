@@ -19,7 +19,6 @@ from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.plugins import add_part, check_options, digests, keywords_of, origin_of
 from prefopt.core.settings import Config
 from prefopt.engines.added import KIND, AddedEngine, reads_model
-from prefopt.engines.client import ServerSettings
 from prefopt.engines.protocol import (
     Chat,
     Completion,
@@ -32,6 +31,7 @@ from prefopt.engines.protocol import (
     batch_seed,
     until_stop,
 )
+from prefopt.engines.server_settings import ServerSettings
 
 Made = TypeVar("Made", bound=Callable[..., Any])
 # name -> (module, what to install when its import fails); of a plug-in: the function or class itself

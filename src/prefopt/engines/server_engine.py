@@ -14,7 +14,8 @@ import openai  # noqa: F401 (its absence is to be told when the engine is opened
 
 from prefopt.core.errors import PrefoptError
 from prefopt.engines import Chat, Completion, Dtype, EngineOptions, FinishReason, Refusal, Sampling
-from prefopt.engines.client import GAVE_UP, ChatClient, ChatReply, ChatRequest, ServerSettings
+from prefopt.engines.client import GAVE_UP, ChatClient, ChatReply, ChatRequest
+from prefopt.engines.server_settings import ServerSettings
 
 
 class ServerEngine:

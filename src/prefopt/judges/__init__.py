@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.plugins import add_part, check_options, digests, keywords_of, origin_of
 from prefopt.core.settings import Config, OneOf
-from prefopt.engines.client import ServerSettings
+from prefopt.engines.server_settings import ServerSettings
 from prefopt.judges.added import KIND, AddedJudge
 from prefopt.judges.parse import parse_verdict
 from prefopt.judges.verdicts import TIE_BAND, Comparison, PairwiseJudge, Verdict, Winner, winner_of

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.core.errors import PrefoptError
 from prefopt.models.marks import marked
-from prefopt.models.rendering import (
-    REFUSED,
-    Content,
-    Message,
-    TemplateRefused,
-    Unfit,
-    folder_of,
-    reason_of,
-    render,
+from prefopt.models.rendering import REFUSED, Content, Message, TemplateRefused, Unfit, render
+from prefopt.models.tokens import (
+    common_prefix,
+    decode_completion,
+    end_ids,
+    last_word,
+    never_empty,
+    stop_ids,
+    tokenize,
+    with_bos,
+    with_end,
 )
 
 __all__ = [
@@ -195,7 +196,7 @@ def _turn(
             full,
         )
         end = max(end, header)
-    return start, max(start, _last_word(tokenizer, full[:end]) + 1)
+    return start, max(start, last_word(tokenizer, full[:end]) + 1)
 
 
 def _opened(
@@ -218,7 +219,7 @@ def _tail(
     where the renderings part."""
     agreed = common_prefix(followed, full)
     parted = common_prefix(alone, full)
-    ends = _end_ids(tokenizer, len(tokenizer))
+    ends = end_ids(tokenizer, len(tokenizer))
     return next((i + 1 for i in range(parted, agreed) if full[i] in ends), parted)
 
 
@@ -237,34 +238,9 @@ def encode_prompt(
         TemplateRefused, PrefoptError: as in `encode_pair`.
     """
     if isinstance(prompt, str):
-        return _never_empty(tokenizer, tokenize(tokenizer, _with_bos(tokenizer, prompt)))
+        return never_empty(tokenizer, tokenize(tokenizer, with_bos(tokenizer, prompt)))
     text, _ = _prompt_texts(tokenizer, prompt, tools, kwargs)
-    return _never_empty(tokenizer, tokenize(tokenizer, text))
-
-
-def decode_completion(
-    tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], prompt_ids: Sequence[int] = ()
-) -> str:
-    """Text of generated ids, up to the first end token, without special tokens.
-
-    With `prompt_ids` the answer is decoded behind its prompt, so that a leading space survives in tokenizers that
-    drop it at the start of a text.
-    """
-    stops = stop_ids(tokenizer)
-    kept = list(ids)
-    end = next((i for i, token in enumerate(kept) if token in stops), len(kept))
-    kept = kept[:end]
-    context = list(prompt_ids)
-    before, whole = _decode(tokenizer, context), _decode(tokenizer, context + kept)
-    return whole[len(before) :] if whole.startswith(before) else _decode(tokenizer, kept)
-
-
-def stop_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Tokens that end an answer: EOS, and the chat template's end of turn where that is another token."""
-    found = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    template = getattr(tokenizer, "chat_template", None)
-    turn = _end_of_turn(tokenizer, len(tokenizer), str(template)) if template else None
-    return (*found, turn) if turn is not None and turn not in found else tuple(found)
+    return never_empty(tokenizer, tokenize(tokenizer, text))
 
 
 def _encode(
@@ -276,7 +252,7 @@ def _encode(
 ) -> tuple[list[int], list[list[int]]]:
     """Prompt ids and, per answer, its complete ids with end token."""
     if isinstance(prompt, str):
-        opened = _with_bos(tokenizer, prompt)
+        opened = with_bos(tokenizer, prompt)
         texts = [opened + _as_text(answer) for answer in answers]
     else:
         opened = _prompt_texts(tokenizer, prompt, tools, kwargs)[1]
@@ -284,8 +260,8 @@ def _encode(
     prompt_ids = tokenize(tokenizer, opened)
     fulls = [tokenize(tokenizer, text) for text in texts]
     shared = min(common_prefix(prompt_ids, full) for full in fulls)
-    endings = [_with_end(tokenizer, full[shared:]) for full in fulls]
-    return _never_empty(tokenizer, prompt_ids[:shared]), endings
+    endings = [with_end(tokenizer, full[shared:]) for full in fulls]
+    return never_empty(tokenizer, prompt_ids[:shared]), endings
 
 
 def _prompt_texts(
@@ -328,96 +304,6 @@ def _as_messages(answer: Content) -> list[Message]:
     return [{"role": "assistant", "content": answer}] if isinstance(answer, str) else list(answer)
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of the text as it stands: whatever BOS there is, is in the text. No truncation, no length warning.
-
-    Raises:
-        PrefoptError: the tokenizer fails, for example at a character that it has no token for.
-    """
-    return _ids(tokenizer, text, add_special_tokens=False, truncation=False, verbose=False)
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, **more: Any) -> list[int]:
-    """What the tokenizer makes of a text.
-
-    Raises:
-        PrefoptError: it fails, for example at a character that it has no token for.
-    """
-    try:
-        return list(tokenizer(text, **more)["input_ids"])
-    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
-        raise
-    except BaseException as error:  # of Rust: an Exception, or a panic that is none
-        raise PrefoptError(
-            f"{folder_of(tokenizer)}: the tokenizer fails at the text {text[:40]!r} ({reason_of(error)}); mend "
-            "tokenizer.json (does it have its unk token?)"
-        ) from None
-
-
-def _with_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """BOS in front of a text where the tokenizer itself would put it, unless the text has it already."""
-    bos = tokenizer.bos_token
-    if bos is None or text.startswith(bos):
-        return text
-    habit = _ids(tokenizer, "a", verbose=False)
-    return bos + text if habit and habit[0] == tokenizer.bos_token_id else text
-
-
-def _never_empty(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """The first answer token needs something to stand behind: BOS, or EOS as GPT-2 does, for an empty prompt."""
-    if ids:
-        return ids
-    opener = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if opener is None:
-        raise PrefoptError("an empty prompt needs a BOS or EOS token, but the tokenizer has none")
-    return [int(opener)]
-
-
-def _with_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """The answer with exactly one end token: the text's own (blanks behind it go), else EOS added.
-
-    Raises:
-        PrefoptError: the tokenizer has no EOS token.
-    """
-    ends = _end_ids(tokenizer, len(tokenizer))
-    at = _last_word(tokenizer, ids)
-    if at >= 0 and ids[at] in ends:
-        while (before := _last_word(tokenizer, ids[:at])) >= 0 and ids[before] == ids[at]:
-            at = before
-        return ids[: at + 1]
-    if tokenizer.eos_token_id is None:
-        raise PrefoptError("the tokenizer has no EOS token; set eos_token in tokenizer_config.json")
-    return [*ids, int(tokenizer.eos_token_id)]
-
-
-def _last_word(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
-    """Index of the last token that is not blank, -1 where there is none."""
-    at = len(ids) - 1
-    while at >= 0 and not str(tokenizer.decode([ids[at]])).strip():
-        at -= 1
-    return at
-
-
-@lru_cache(maxsize=8)
-def _end_ids(tokenizer: PreTrainedTokenizerBase, size: int) -> frozenset[int]:
-    """Control tokens that may end an answer: EOS, end of turn, ... `size`: the vocabulary's, for tokens added later."""
-    ids = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    others = {tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id}
-    return frozenset((ids - others) | ({tokenizer.eos_token_id} - {None}))
-
-
-@lru_cache(maxsize=8)
-def _end_of_turn(tokenizer: PreTrainedTokenizerBase, size: int, template: str) -> int | None:
-    """The control token that the chat template writes behind an answer, None where it writes none."""
-    probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
-    try:
-        ids = tokenize(tokenizer, render(tokenizer, probe, None, {}))
-        last = _with_end(tokenizer, ids)[-1]
-    except PrefoptError:
-        return None
-    return last
-
-
 def _room(prompt_ids: Sequence[int], max_length: int) -> int:
     """Answer tokens that fit behind the prompt, at least one."""
     room = max_length - len(prompt_ids)
@@ -427,17 +313,3 @@ def _room(prompt_ids: Sequence[int], max_length: int) -> int:
             "raise max_length or shorten the prompt"
         )
     return room
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def common_prefix(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """Length of the longest common prefix of two sequences."""
-    length = 0
-    for a, b in zip(first, second, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length

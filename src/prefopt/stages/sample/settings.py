@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from prefopt.core.settings import Config, OneOf
 from prefopt.engines import ENGINES, Dtype, VllmSettings, check_engine_options, known_engine
-from prefopt.engines.client import ServerSettings
+from prefopt.engines.server_settings import ServerSettings
 from prefopt.stages.sample.sources import (
     ModelSource,
     read_models,

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import Config, OneOf
 from prefopt.engines import ENGINES, known_engine, takes_model
-from prefopt.engines.client import ServerSettings
+from prefopt.engines.server_settings import ServerSettings
 from prefopt.tables.records import Row
 
 

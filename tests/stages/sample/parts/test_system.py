@@ -9,7 +9,7 @@ from fake_server import FakeServer
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
-from prefopt.engines.client import ServerSettings
+from prefopt.engines.server_settings import ServerSettings
 from prefopt.stages.evaluate.evaluate import evaluate
 from prefopt.stages.evaluate.settings import EvaluateConfig
 from prefopt.stages.sample.sample import sample
