@@ -66,13 +66,19 @@ AREAS: dict[str, dict[str, tuple[str, ...]]] = {
         "training/forward.py": _STEP,
         "training/schedule.py": ("tests/training/test_schedule.py",),
     },
-    "rules": dict.fromkeys(
-        (
-            f"rules/{name}.py"
-            for name in ("selection", "weights", "tournament", "standing", "pairing", "intervals", "describe", "order")
-        ),
-        ("tests/rules",),
-    ),
+    "rules": {
+        f"rules/{name}.py": (f"tests/rules/test_{test}.py",)
+        for name, test in {
+            "selection": "selection",
+            "weights": "weights",
+            "tournament": "tournament",
+            "standing": "tournament",
+            "pairing": "pairing",
+            "intervals": "intervals",
+            "describe": "stats",
+            "order": "stats",
+        }.items()
+    },
     "verify": {
         "verify/answers.py": ("tests/verify",),
         "verify/__init__.py": ("tests/verify",),

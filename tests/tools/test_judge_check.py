@@ -45,6 +45,20 @@ def _pairs(tmp_path, count=1500, longer=0.3, seed=0):
     return str(path), better - worse
 
 
+def test_pairs_of_one_prompt_give_no_interval(tmp_path):
+    """Three pairs, six calls, one prompt: of other prompts nothing is known."""
+    rows = [
+        {"prompt": "q", "chosen": f"good {i}", "rejected": f"bad {i}", "quality_chosen": 2.0, "quality_rejected": -2.0}
+        for i in range(3)
+    ]  # fmt: skip
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = judge_check(str(path), _config()).figures
+    for name in ("accuracy", "single_call_agreement", "always_longest"):
+        assert found[name]["n"] == 1
+        assert found[name]["low"] is None
+
+
 def test_figures_are_those_of_the_simulated_judge(tmp_path):
     source, difference = _pairs(tmp_path)
     found = judge_check(source, _config()).figures

@@ -225,19 +225,20 @@ def _half(outcome: Outcome, gold: Outcome) -> float:
 
 
 def call_agreement(verdicts: Sequence[Mapping[str, Any]], contests: Sequence[Contest]) -> dict[str, Any]:
-    """How often single calls with a winner name the chosen answer; two calls of a pair are one group."""
+    """How often single calls with a winner name the chosen answer; the calls of one prompt's pairs are one group."""
     names = {
         contest.prompt_id: side["id"]
         for contest in contests
         for side in contest.rows
         if side["side"] == "chosen"
     }
+    prompts = {contest.prompt_id: contest.rows[0].get("prompt_id", contest.prompt_id) for contest in contests}
     calls = []
     for row in verdicts:
         if row["winner"] in ("first", "second"):
             winner = row["first_id"] if row["winner"] == "first" else row["second_id"]
             calls.append((row["prompt_id"], float(winner == names[row["prompt_id"]])))
-    return share_interval([right for _, right in calls], [name for name, _ in calls])
+    return share_interval([right for _, right in calls], [prompts[name] for name, _ in calls])
 
 
 def _by_group(judged: Sequence[Judged]) -> dict[str, Any] | None:
