@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart setup test slow random chaos lint docs study-suite study-discovery clean
+.PHONY: quickstart setup test slow random chaos mutants lint docs study-suite study-discovery clean
 
 quickstart: $(VENV)/core.done
 	$(BIN)/prefopt run quickstart
@@ -23,6 +23,9 @@ random: setup
 chaos: setup
 	$(BIN)/python tests/chaos/everything.py --jobs 2
 	$(BIN)/python tools/reliability.py
+
+mutants: setup
+	$(BIN)/python tools/mutants.py --output studies/results/mutants.json
 
 lint: setup
 	$(BIN)/ruff check .

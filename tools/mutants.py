@@ -91,7 +91,7 @@ AREAS: dict[str, dict[str, tuple[str, ...]]] = {
             "dialogue": ("reading/test_formats", "reading/test_public_forms", "test_data"),
             "naming": ("test_data",),
             "recognise": ("reading/test_public_forms", "reading/test_formats", "test_data"),
-            "readers": ("reading/test_readers", "test_data"),
+            "readers": ("reading/test_readers", "reading/test_sources", "test_data"),
             "completions": ("reading/test_formats", "test_data"),
             "stored_text": ("reading/test_public_forms", "reading/test_formats"),
             "strict_json": ("reading/test_readers",),

@@ -229,7 +229,7 @@ SAMPLES = (
     Sample("HALOs, binary", "unpaired", "https://github.com/ContextualAI/HALOs",
            {"prompt": [U(ASK)], "output": [A(GOOD)], "label": 1, "reward": 0.9, "type": "binary_feedback"},
            {"completion": [A(GOOD)], "label": True}),
-    Sample("thumbs up and down", "unpaired", "https://langfuse.com/docs/scores/user-feedback",
+    Sample("thumbs up and down", "unpaired", "https://langfuse.com/docs/observability/features/user-feedback",
            {"prompt": ASK, "response": BAD, "feedback": "thumbs_down"}, {"prompt": ASK, "completion": BAD, "label": False}),
     # ---- prompts
     Sample("prompts with a gold answer", "prompts", HUB + "openai/gsm8k",

@@ -110,6 +110,17 @@ def test_the_question_under_another_name_is_read_or_named_but_never_cut_from_the
     )
 
 
+def test_more_than_half_of_the_texts_must_carry_their_prompt(read: Any) -> None:
+    carries = [
+        {"chosen": f"\n\nHuman: {k}?\n\nAssistant: yes {k}", "rejected": f"\n\nHuman: {k}?\n\nAssistant: no"}
+        for k in range(3)
+    ]
+    lacks = [{"chosen": f"Paris {k}", "rejected": f"Rome {k}"} for k in range(3)]
+    assert first(read([*carries, *lacks[:2]]))["prompt"].endswith("Assistant:")
+    with pytest.raises(PrefoptError, match=r"what chosen and rejected begin with alike is none"):
+        read([*carries[:2], *lacks[:2]])
+
+
 def test_answers_that_share_their_beginning_are_no_prompt(read: Any) -> None:
     with pytest.raises(PrefoptError, match=r"what chosen and rejected begin with alike is none"):
         read([{"chosen": "The sky is blue.", "rejected": "The sky is green."}])

@@ -145,6 +145,7 @@ def test_saved_data_sets(tmp_path: Path) -> None:
     table.save_to_disk(str(tmp_path / "one"))
     datasets.DatasetDict({"train": table, "test": table.select(range(2))}).save_to_disk(str(tmp_path / "two"))
     assert counts(read(str(tmp_path / "one"))) == {"a": 4}
+    assert counts(read(str(tmp_path / "two"))) == {"a": 4}  # train, where no split is named
     assert counts(read(str(tmp_path / "two"), split="test")) == {"a": 2}
     with pytest.raises(PrefoptError, match=r"has no split 'dev'; set data\.split to one of train, test"):
         read(str(tmp_path / "two"), split="dev")
