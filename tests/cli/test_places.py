@@ -60,6 +60,8 @@ def test_verbs(home, capsys, verb, output):
         ["check", "pairs.jsonl", "--output", "model"],
         ["judge-check", "--input", "pairs.jsonl", "--judge", "simulated", "--output", "."],
         ["judge-check", "--input", "pairs.jsonl", "--judge", "simulated", "--output", "store"],
+        ["advise", "--data", "pairs.jsonl", "--output", "."],
+        ["advise", "--data", "pairs.jsonl", "--output", "store"],
         ["losses", "plot", "dpo", "--output", "losses.svg"],
         ["losses", "plot", "dpo", "--output", "model"],
         ["run", "quickstart", "--output", "."],

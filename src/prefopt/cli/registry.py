@@ -28,6 +28,7 @@ _STAGES = "prefopt.stages."
 SETTINGS: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
     ("run",): ("prefopt.pipeline.recipe:Recipe", ()),
     ("check",): ("prefopt.tools.check.settings:CheckConfig", ("check",)),
+    ("advise",): ("prefopt.tools.advise.settings:AdviseConfig", ("advise",)),
     ("judge-check",): ("prefopt.tools.judge_check:JudgeCheckConfig", ("judge_check",)),
     ("data",): (f"{_STAGES}data.settings:DataConfig", ("data",)),
     ("sample",): (f"{_STAGES}sample.settings:SampleConfig", ("sample",)),

@@ -55,6 +55,33 @@ def check_command(
         typer.echo(f"{result.report['rows_kept']} rows kept -> {write_check(result, output)}")
 
 
+def advise_command(
+    context: typer.Context,
+    file: Annotated[
+        str, typer.Option("--data", help="pairs: any file that `prefopt data` reads, or a folder of a stage")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="model directory whose log-probs show noise and near-equal pairs")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for advice.json")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Estimate label noise, near-equal pairs, length bias; say which methods held on such data (docs/advise.md)."""
+    from prefopt.core.settings import parse_config, parse_overrides
+    from prefopt.models.find import resolve_model
+    from prefopt.tables.context import Context
+    from prefopt.tools.advise.advise import advice_folder, advise, print_advice, write_advice
+    from prefopt.tools.advise.settings import AdviseConfig
+
+    config = parse_config(AdviseConfig, parse_overrides(context.args), "prefopt advise")
+    if output is not None:
+        advice_folder(file, output)  # before the work
+    found = advise(file, config, Context(seed=seed, model=resolve_model(model) if model else None))
+    print_advice(found)
+    if output is not None:
+        typer.echo(f"-> {write_advice(found, output)}")
+
+
 def merge_command(
     adapter: Annotated[Path, typer.Option(help="directory of the adapter (PEFT)")],
     output: Annotated[Path, typer.Option(help="directory to write the merged model to")],
@@ -204,6 +231,7 @@ def add_to(app: typer.Typer) -> None:
     """Declare these verbs."""
     app.command("inspect")(inspect_command)
     app.command("check", context_settings=OPEN)(check_command)
+    app.command("advise", context_settings=OPEN)(advise_command)
     app.command("verify")(verify_command)
     app.command("merge-adapter")(merge_command)
     app.command("judge-check", context_settings=OPEN)(judge_check_command)
