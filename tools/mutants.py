@@ -36,7 +36,7 @@ SOURCE = "src/prefopt"
 IMPORTED = "ignore::pytest.PytestAssertRewriteWarning"  # of plugins that others have imported, which fork as they are
 SAID = "said.txt"  # what the tests of a mutant say, beside the copy of the code
 _LOSSES = tuple(
-    f"tests/losses/test_{name}.py" for name in ("table", "recipe", "regularizers", "coupled", "ops")
+    f"tests/losses/test_{name}.py" for name in ("coupled", "recipe", "regularizers", "ops", "table")
 )
 _SHARED = ("tests/scoring/test_shared.py", "tests/training/test_rows.py")
 _STEP = (

@@ -150,3 +150,9 @@ def test_every_scheme_has_a_description_and_unknown_ones_are_named():
     assert all(scheme.about for scheme in SCHEMES.values())
     with pytest.raises(PrefoptError, match="did you mean 'difficulty'"):
         find_scheme("dificulty")
+
+
+def test_minmax_counts_wrong_less_right_where_prompts_have_other_numbers_of_samples():
+    """By hand: 2, 0 and -4 of 4, 8 and 6 samples, from 0.8 for the easiest to 1.2 for the hardest."""
+    found = minmax(np.array([4.0, 8.0, 6.0]), np.array([1.0, 4.0, 5.0]))
+    np.testing.assert_allclose(found, [1.2, 0.8 + 0.4 * 4 / 6, 0.8])
