@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from prefopt.engines import register_engine
     from prefopt.judges import register_judge
     from prefopt.losses import LOSSES, build_loss, register_loss
-    from prefopt.pipeline.face import Run, run
+    from prefopt.pipeline.face import Run, SeedRuns, run
     from prefopt.pipeline.functions import (
         Result,
         evaluate,
@@ -36,6 +36,7 @@ _PLACES = {
     "PrefoptError": "prefopt.core.errors",
     "Result": "prefopt.pipeline.functions",
     "Run": "prefopt.pipeline.face",
+    "SeedRuns": "prefopt.pipeline.face",
     "Score": "prefopt.verify",
     "Trainer": "prefopt.pipeline.trainer",
     "TrainerConfig": "prefopt.pipeline.trainer",
@@ -65,6 +66,7 @@ __all__ = [
     "Result",
     "Run",
     "Score",
+    "SeedRuns",
     "Trainer",
     "TrainerConfig",
     "__version__",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from prefopt.cli.registry import OPEN
 from prefopt.cli.verbs import Model, Retry, Strict, print_failed
 from prefopt.core.errors import PrefoptError
+
+if TYPE_CHECKING:
+    from prefopt.pipeline.recipe import Recipe
 
 DryRun = Annotated[
     bool,
@@ -50,11 +53,19 @@ def run_command(
         from prefopt.pipeline.folder import check_run
         from prefopt.pipeline.plan import plan, probe
         from prefopt.pipeline.plan_text import plan_text
+        from prefopt.pipeline.seeds import SEEDS, with_seed
 
         check_run(folder, loaded, overwrite=overwrite)
-        found = plan(loaded, folder, strict=strict)
+        one = with_seed(loaded, loaded.seeds[0]) if loaded.seeds else loaded
+        place = folder / SEEDS / str(one.seed) if loaded.seeds else folder
+        found = plan(one, place, strict=strict)
         probe(found)
-        typer.echo(plan_text(found, loaded.name, folder))
+        typer.echo(plan_text(found, loaded.name, place))
+        if loaded.seeds:
+            typer.echo(f"\nso for each of the {len(loaded.seeds)} seeds {', '.join(map(str, loaded.seeds))}")
+        return
+    if loaded.seeds:
+        _run_seeds(loaded, folder, strict=strict, retry_failed=retry_failed, overwrite=overwrite)
         return
     from prefopt.pipeline.run import run
     from prefopt.report import write_report
@@ -66,6 +77,16 @@ def run_command(
     for place, failed in summary["failed"].items():
         print_failed(failed, f"{place}: ")
     # last: the summary is printed and saved whatever happens to the page
+    typer.echo(write_report(folder) if is_writable(folder) else f"{folder}: read-only, nothing was written")
+
+
+def _run_seeds(recipe: Recipe, folder: Path, **how: Any) -> None:
+    from prefopt.pipeline.seeds import run_seeds
+    from prefopt.report import write_report
+    from prefopt.report.over_seeds import print_seeds
+    from prefopt.tables.records import is_writable
+
+    print_seeds(run_seeds(recipe, folder, **how))
     typer.echo(write_report(folder) if is_writable(folder) else f"{folder}: read-only, nothing was written")
 
 

@@ -13,7 +13,7 @@ from prefopt.models.given import given_model
 from prefopt.pipeline.folder import INPUT, check_run, enter_run
 from prefopt.pipeline.recipe import load_recipe
 from prefopt.report import write_report
-from prefopt.report.load import RunData, load_run
+from prefopt.report.load import RunData, load_run, runs_over_seeds
 from prefopt.stages.train.settings import TRAINED
 from prefopt.tables.foreign import foreign_rows, is_path, write_rows
 from prefopt.tables.lock import working_in
@@ -98,6 +98,31 @@ class Run:
         return f"Run({str(self.folder)!r}, arms={self.arms})"
 
 
+class SeedRuns:
+    """Finished runs of a recipe with `seeds`. folder: where they lie; runs: seed -> `Run`.
+
+    Raises:
+        PrefoptError: no such runs there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        summary = runs_over_seeds(self.folder)
+        if summary is None:
+            raise PrefoptError(f"{self.folder}: holds no runs over seeds; run a recipe with `seeds` first")
+        self.summary: dict[str, Any] = summary
+        self.runs = {int(seed): Run(self.folder / place) for seed, place in summary["runs"].items()}
+
+    @property
+    def report_path(self) -> Path:
+        """The report over seeds; written anew where it is missing."""
+        path = self.folder / "report.html"
+        return path if path.is_file() else write_report(self.folder)
+
+    def __repr__(self) -> str:
+        return f"SeedRuns({str(self.folder)!r}, seeds={list(self.runs)})"
+
+
 def run(
     recipe: str | Path | Mapping[str, Any],
     output: str | Path | None = None,
@@ -108,8 +133,8 @@ def run(
     strict: bool = False,
     overwrite: bool = False,
     **overrides: Any,
-) -> Run:
-    """Run every stage of a recipe, as `prefopt run` does, and write its report.
+) -> Run | SeedRuns:
+    """Run every stage of a recipe, as `prefopt run` does, and write its report. With `seeds` in the recipe: `SeedRuns`.
 
     recipe: a file, the name of a packaged recipe, or its content. output: the run's folder, `runs/NAME` unless given; the same
     call again continues a run that was stopped. data: a file, a hub name, a Dataset, a DataFrame or a list of dicts.
@@ -121,6 +146,7 @@ def run(
         PrefoptError: bad input or settings, with the remedy; other things, another run or another process in the folder.
     """
     from prefopt.pipeline.run import run as run_recipe
+    from prefopt.pipeline.seeds import run_seeds
 
     over = _overrides(overrides)
     if is_path(data):
@@ -135,9 +161,10 @@ def run(
     with working_in(folder):
         enter_run(folder, loaded, check_run(folder, loaded, overwrite=overwrite))
         _keep(data, model, folder)
-        run_recipe(loaded, folder, strict=strict, overwrite=overwrite, callbacks=callbacks)
+        run_all = run_seeds if loaded.seeds else run_recipe
+        run_all(loaded, folder, strict=strict, overwrite=overwrite, callbacks=callbacks)
         write_report(folder)
-    return Run(folder)
+    return SeedRuns(folder) if loaded.seeds else Run(folder)
 
 
 def _overrides(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.plugins import load_plugins, names_of
@@ -51,6 +51,9 @@ class Recipe(Config):
         [], description="modules and files that add losses, judges, verifiers, ... (docs/extending.md)"
     )
     seed: int = Field(0, ge=0, description="seed of the whole run; every stage derives its own")
+    seeds: list[int] = Field(
+        [], description="run all arms with each of these seeds instead, and report means over seeds"
+    )
     model: str = Field("tiny", description="model directory, builtin:quickstart/base, tiny, or a hub name")
     tiny: TinyConfig = TinyConfig()
     rounds: int = Field(
@@ -74,6 +77,13 @@ class Recipe(Config):
     train: TrainConfig | None = TrainConfig()
     evaluate: EvaluateConfig | None = EvaluateConfig()
     arms: dict[str, dict[str, Any]] = Field({}, description="named overrides; the last one is the main arm")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
+            raise ValueError("seeds must be different whole numbers from 0 on, e.g. [0, 1, 2]")
+        return seeds
 
     def given(self) -> dict[str, Any]:
         """The settings that were given, as plain data."""

@@ -64,6 +64,18 @@ def load_run(folder: Path) -> RunData:
         ) from None
     except (OSError, ValueError) as error:
         raise PrefoptError(f"{path}: cannot be read ({error}); run the recipe again") from None
+    if isinstance(summary, dict) and "runs" in summary:
+        seeds = ", ".join(str(folder / place) for place in summary["runs"].values())
+        raise PrefoptError(f"{folder}: holds runs over seeds; give the folder of one of them: {seeds}")
     if not isinstance(summary, dict) or not {"main", "arms", "folders"} <= set(summary):
         raise PrefoptError(f"{path}: is no summary of a run; give the folder of `prefopt run`")
     return RunData(folder, summary)
+
+
+def runs_over_seeds(folder: Path) -> dict[str, Any] | None:
+    """The summary of a recipe with `seeds`; None of a folder that holds none."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if isinstance(summary, dict) and "runs" in summary else None

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
-import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +13,14 @@ import yaml
 
 from prefopt.report import data_sections, sections, text
 from prefopt.report.curves import training
+from prefopt.report.html import resource, template, write_page
 from prefopt.report.load import RunData, load_run
-from prefopt.report.plots import Curve
 from prefopt.report.rounds import rounds
 from prefopt.report.samples import answers
 from prefopt.report.tournaments import LONGEST, comparisons
-from prefopt.tables.ours import check_file
-from prefopt.tables.records import atomic_file
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
-_JUDGEMENT = re.compile(
-    r"(a clear gain|better than chance)|(clearly worse|worse than chance)|(no clear difference)"
-)
-_HYPHEN = re.compile(r"(?<![\w-])-(?=\d)")
+    pass
 
 
 # what stands in place of a section that could not be made
@@ -58,15 +48,12 @@ def write_report(folder: Path, output: Path | None = None) -> Path:
     """
     run = load_run(Path(folder))
     path = output or run.folder / "report.html"
-    check_file(path)
     page, failed = _render(run)
     for section, problem in failed.items():
         sys.stderr.write(
             f"warning: the report's section {section!r} failed ({problem}); the run is complete\n"
         )
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(page.encode("utf-8"))
-    return path
+    return write_page(page, path)
 
 
 def render(run: RunData) -> str:
@@ -116,9 +103,9 @@ def _problem(error: Exception) -> str:
 def _page(run: RunData, views: Mapping[str, Any], failed: Mapping[str, str]) -> str:
     from markupsafe import Markup
 
-    script = _file("script.js")
+    script = resource("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _environment().get_template("page.html.j2").render(
+    page = template("page.html.j2").render(
         name=run.summary.get("recipe") or run.folder.name,
         about=run.summary.get("about") or "",
         single=len(run.summary["arms"]) == 1,
@@ -126,60 +113,10 @@ def _page(run: RunData, views: Mapping[str, Any], failed: Mapping[str, str]) -> 
         failed=[(TITLES.get(section, section.capitalize()), problem) for section, problem in failed.items()],
         accuracy_about=_accuracy_about(run),
         longest_answer=LONGEST,
-        style=Markup(_file("style.css")),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
     )  # fmt: skip
     return text.printable(page)
-
-
-def _environment() -> Any:
-    from jinja2 import DictLoader, Environment, StrictUndefined
-
-    files = {name: _file(name) for name in ("page.html.j2", "figures.html.j2", "comparisons.html.j2")}
-    environment = Environment(
-        loader=DictLoader(files),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "at": lambda value: f"{value:.2f}".rstrip("0").rstrip("."),
-        "anchor": lambda at: "start" if at < 4 else "end" if at > 96 else "middle",
-        "judged": _judged,
-        "minus": lambda said: _HYPHEN.sub(text.MINUS, said),
-        "number": text.number,
-        "p_value": text.p_value,
-        "readings": _readings,
-        "visible": text.visible,
-    }
-    return environment
-
-
-def _judged(said: str) -> Markup:
-    """A sentence of the verdict with its judgement set off."""
-    from markupsafe import Markup, escape
-
-    tones = ("good", "bad", "plain")
-    marked = escape(said)
-    found = _JUDGEMENT.search(marked)
-    if found is None or found.lastindex is None:
-        return marked
-    tone = tones[found.lastindex - 1]
-    before, after = Markup(marked[: found.start()]), Markup(marked[found.end() :])
-    return before + Markup('<b class="{}">{}</b>').format(tone, found.group()) + after
-
-
-def _readings(curves: Sequence[Curve]) -> str:
-    """What the script reads at the pointer, as JSON for an attribute (escaped by the template)."""
-    return json.dumps(
-        [{"name": curve.series.name, "at": curve.readings} for curve in curves], separators=(",", ":")
-    )
-
-
-def _file(name: str) -> str:
-    return resources.files("prefopt.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _accuracy_about(run: RunData) -> str:
