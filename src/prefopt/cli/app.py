@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from prefopt import __version__
-from prefopt.cli import runs, tools, verbs
+from prefopt.cli import models, runs, tools, verbs
 from prefopt.cli.completion import ASK, SCRIPTS
 from prefopt.cli.ends import run_to_end
 from prefopt.cli.overview import group_help
@@ -27,6 +27,7 @@ app = typer.Typer(help=ABOUT, add_completion=False)
 runs.add_to(app)
 verbs.add_to(app)
 tools.add_to(app)
+models.add_to(app)
 app.add_typer(suite_app, name="suite")
 
 

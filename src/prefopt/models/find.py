@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from prefopt.core.errors import PrefoptError
+from prefopt.models.gguf import is_gguf, unpacked
 
 BUILTIN = "builtin:"
 
@@ -21,17 +22,22 @@ HUB_FILES = ["README.md", "*.safetensors", "*.json", "*.jinja", "*.model", "*.tx
 def resolve_model(name: str) -> Path:
     """Directory of `builtin:quickstart/base`, of a path, or of a model on the Hugging Face hub (downloaded once).
 
+    A path may also be a GGUF file, which is unpacked once into a cache (`prefopt.models.gguf`).
+
     Raises:
-        PrefoptError: no such directory, builtin model or hub name, or the hub cannot be reached.
+        PrefoptError: no such directory, builtin model or hub name, or the hub cannot be reached; a GGUF file that cannot
+            be read.
     """
     if name.startswith(BUILTIN):
         return _builtin(name.removeprefix(BUILTIN))
     path = Path(name).expanduser()
     if path.is_dir():
         return path
+    if is_gguf(path):
+        return unpacked(path)
     if path.exists():
         raise PrefoptError(
-            f"model {name!r} is a file; give the directory that holds config.json and the weights"
+            f"model {name!r} is a file; give a .gguf file, or the directory that holds config.json and the weights"
         )
     if name == "tiny":
         raise PrefoptError(

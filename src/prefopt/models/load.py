@@ -21,6 +21,7 @@ from prefopt.models.adapters import VOLATILE as ADAPTER_VOLATILE
 from prefopt.models.adapters import WEIGHTS, adapter_settings, base_of, is_adapter, put_in, quantization
 from prefopt.models.bounds import check_sizes, check_unused
 from prefopt.models.marks import plain_ids
+from prefopt.models.quiet import no_progress_bar
 from prefopt.tables.records import digest, file_digest
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -284,19 +285,3 @@ def _told(path: Path, what: str) -> Iterator[None]:
         if "ignore_mismatched_sizes" in reason:  # it points to a report on the terminal
             reason = "sizes in config.json are not those of the weights"
         raise PrefoptError(f"{path}: the {what} cannot be loaded ({reason.strip()}); save it anew") from None
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Without the bars and reports that transformers shows for every load and save; as before afterwards."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what is wrong is an error line of ours
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()

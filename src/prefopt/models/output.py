@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from prefopt.core.errors import PrefoptError, no_space
 from prefopt.models.adapters import save_arguments
 from prefopt.models.quiet import no_bars
+from prefopt.models.written import into_place
 
 
 def add_adapter(
@@ -66,25 +66,13 @@ def write_model(
             model.save_pretrained(temporary, state_dict=state_dict, **save_arguments(model))  # type: ignore[operator]
         tokenizer.save_pretrained(str(temporary))
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        for path in sorted(temporary.rglob("*")):
-            if path.is_file():
-                _sync(path)
-        shutil.rmtree(target, ignore_errors=True)
-        os.rename(temporary, target)
+        into_place(temporary, target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = no_space(error) or getattr(error, "strerror", None) or str(error)
         raise PrefoptError(
             f"{target}: the model cannot be written ({reason}); free space or choose another --output"
         ) from None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def push_model(folder: Path, repository: str) -> None:

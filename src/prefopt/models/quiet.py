@@ -38,3 +38,17 @@ def no_bars() -> Iterator[None]:
     finally:
         if was_on:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Without the bars and reports that transformers shows for every load and save; as before afterwards."""
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # what is wrong is an error line of ours
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from prefopt.core.errors import PrefoptError, no_space
-from prefopt.models.load import no_progress_bar
+from prefopt.models.quiet import no_progress_bar
 from prefopt.models.tiny_folder import clear_tiny, has_tiny, mark_tiny
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest, rows_of

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from prefopt.rules.student import holm
+
 LEVEL = 0.05  # of intervals and of verdicts, the latter within a table
 
 
@@ -60,16 +62,6 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> 
         "z": z,
         "p": t_probability(z, len(x) - 1) if difference else 1.0,
     }
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected for the number of statements in a table (Holm 1979): rejected at LEVEL where below it."""
-    order = np.argsort(p, kind="stable")
-    out, running = [0.0] * len(p), 0.0
-    for place, k in enumerate(order.tolist()):
-        running = max(running, min(1.0, (len(p) - place) * float(p[k])))
-        out[k] = running
-    return out
 
 
 def with_verdicts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
