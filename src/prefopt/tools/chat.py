@@ -170,12 +170,12 @@ def converse(chat: Chat, lines: Iterator[str] | Callable[[], str | None]) -> Non
                 chat.forget()
                 chat.settings.turn = turn
         return
-    while (line := lines()) is not None:
-        if line.strip() in ("/quit", "/exit"):
+    while (asked := lines()) is not None:
+        if asked.strip() in ("/quit", "/exit"):
             return
         try:
-            if line.strip():
-                _turn(chat, line)
+            if asked.strip():
+                _turn(chat, asked)
         except PrefoptError as error:
             print(f"{one_line(error)}; /new begins anew")
 
