@@ -225,7 +225,7 @@ def show(chat: Chat, answers: Sequence[str], *, question: str = "") -> None:
     for name, answer in zip(names, answers, strict=True):
         lines = printable(answer.strip()).split("\n")
         print("\n  ".join([f"{printable(name)}: {lines[0]}", *lines[1:]]))
-    print()
+    print(flush=True)  # a reader behind a pipe waits for it
     return None
 
 
