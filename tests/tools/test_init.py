@@ -147,6 +147,11 @@ def test_small_data_gets_small_batches(rows, size):
     assert batch(rows) == size
 
 
+def test_the_batch_counts_what_is_left_after_held_out_rows_and_selection():
+    assert fit(facts(rows=1668), model(), GPU).pairs_per_step == 16  # 750 of them are trained on
+    assert fit(facts("unpaired", rows=1668), model(), GPU).pairs_per_step == 32
+
+
 def test_what_cannot_be_is_one_line(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
     for words, said in (

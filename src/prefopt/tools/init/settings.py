@@ -20,6 +20,7 @@ SMALLEST_BATCH, LARGEST_BATCH = 8, 64
 SHARE = 0.6  # of the free memory that weights, gradients and moments may take; the rest is for activations
 UNIT = 64  # lengths are multiples of this
 DEFAULT_ANSWER = 256  # tokens of an answer where the data has none
+TRAINED_ON, KEPT = 0.9, 0.5  # share of the rows that is not held out, and of these that selection keeps
 ENOUGH = 1000  # rows from which half of the pairs may be dropped by selection
 
 
@@ -47,6 +48,7 @@ def fit(data: DataFacts, model: ModelFacts, machine: Machine, *, lora: bool | No
     takes_lora = full > SHARE * machine.memory if lora is None else lora
     rate, source = learning_rate(model.size.parameters, lora=takes_lora)
     max_length, answer = lengths(data, model.positions)
+    selects = data.kind == "pairs" and data.rows >= ENOUGH
     return Fitted(
         learning_rate=rate,
         source=source,
@@ -55,8 +57,8 @@ def fit(data: DataFacts, model: ModelFacts, machine: Machine, *, lora: bool | No
         dtype=dtype,
         max_length=max_length,
         max_new_tokens=answer,
-        pairs_per_step=batch(data.rows),
-        select=data.kind == "pairs" and data.rows >= ENOUGH,
+        pairs_per_step=batch(round(TRAINED_ON * (KEPT if selects else 1) * data.rows)),
+        select=selects,
         needed=(full, adapted if takes_lora else full),
     )
 
