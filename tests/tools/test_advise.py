@@ -93,10 +93,20 @@ def test_without_log_probs_only_texts_and_scores_are_read(tmp_path, capsys):
     assert told["contradictory"]["value"] == pytest.approx(2 / 13)
     assert told["repeated"]["value"] == pytest.approx(1 / 14)
     assert told["longer_chosen"]["value"] == pytest.approx((8 + 1) / 13)
+    limited = advise(source, parse_config(AdviseConfig, {"limit": 5}, "test"))["estimates"]
+    assert limited["size"]["pairs"] == 5
+    assert limited["repeated"]["value"] == pytest.approx(1 / 14)  # of all that was read
     shown = capsys.readouterr().out
     assert "give --model DIR" in shown
     assert "lineages 9-16" in shown
     assert "kto" in shown
+
+
+def test_log_probs_that_are_there_are_taken_and_the_model_is_not(tmp_path, capsys):
+    rows, _, _ = planted(0.0, 0.0, count=4)
+    found = advise(write(tmp_path / "pairs.jsonl", rows), FAST, Context(model=tmp_path))
+    assert found["estimates"]["mixture"]["n"] == 4
+    assert "the model is not read" in capsys.readouterr().err
 
 
 def test_a_pass_of_the_quickstart_model(tmp_path):

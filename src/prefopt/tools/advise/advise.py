@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import notice
 from prefopt.core.terminal import console as make_console
 from prefopt.stages.alone import open_input
 from prefopt.stages.data.chat import for_model, in_messages
@@ -47,15 +48,21 @@ def advise(source: str, config: AdviseConfig | None = None, context: Context | N
     """
     config, context = config or AdviseConfig(), context or Context()  # type: ignore[call-arg]
     table, dropped = _pairs(source, config, context)
-    if "ref_chosen_logps" not in table.column_names and context.model is not None:
+    again = dropped.get(REPEATED, 0)
+    repeated = again / (table.num_rows + again)
+    if config.limit is not None:
+        table = table.select(range(min(config.limit, table.num_rows)))
+    known = "ref_chosen_logps" in table.column_names
+    if known and context.model is not None:
+        notice(f"{source}: the rows have reference log-probs; the model is not read")
+    if not known and context.model is not None:
         settings = ReferenceConfig(max_length=config.max_length, prefix_logps=False, mismatched=False)  # type: ignore[call-arg]
         output = reference(in_messages(table, context.model, "advise"), settings, context)
         table = output.table
         dropped = {**dropped, **output.dropped}
     found = measure(rows_of(table), config.gap, config.draws, context.seed)
-    again = dropped.get(REPEATED, 0)
     found["repeated"] = {
-        "value": again / (table.num_rows + again), "low": None, "high": None, "from": "rows as read", "unsure": "",
+        "value": repeated, "low": None, "high": None, "from": "rows as read", "unsure": "",
     }  # fmt: skip
     figures = load_figures()
     places = {
@@ -90,8 +97,6 @@ def _pairs(source: str, config: AdviseConfig, context: Context) -> tuple[Any, di
         raise PrefoptError(
             f"{source}: holds no pairs; advise needs the columns prompt, chosen and rejected (--columns names yours)"
         )
-    if config.limit is not None:
-        table = table.select(range(min(config.limit, table.num_rows)))
     if not table.num_rows:
         raise PrefoptError(f"{source}: no pair is left to look at")
     return table, dropped
