@@ -98,7 +98,7 @@ AREAS: dict[str, dict[str, tuple[str, ...]]] = {
         }.items()
     },
     "resume": {
-        "tables/folder.py": ("tests/tables", "tests/stages/rank/test_rank.py", "tests/stages/reference/test_reference.py"),
+        "tables/folder.py": ("tests/stages/test_running.py", "tests/tables", "tests/stages/rank/test_rank.py", "tests/stages/reference/test_reference.py"),
         "tables/journal.py": ("tests/tables", "tests/stages/rank/test_rank.py"),
         "stages/running.py": (
             "tests/stages/test_running.py","tests/stages/rank/test_rank.py", "tests/stages/reference/test_reference.py", "tests/cli/test_retry.py"),
@@ -378,7 +378,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="mutation pass over the parts that decide results")
     parser.add_argument("--areas", nargs="+", choices=list(AREAS), default=list(AREAS))
     parser.add_argument(
-        "--per-area", type=int, default=8, help="mutants drawn of each area, beside those made by hand"
+        "--per-area", type=int, default=5, help="mutants drawn of each area, beside those made by hand"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file of results; a run goes on from what it holds")

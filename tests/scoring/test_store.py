@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefopt.core.errors import PrefoptError
-from prefopt.scoring.store import VALUES, ReferenceStore, StoreKey, row_key
+from prefopt.scoring.store import SINGLE_VALUES, VALUES, ReferenceStore, StoreKey, row_key, value_names
 from prefopt.tables.records import file_digest, make_table, rows_of, write_table
 from prefopt.tables.table_rows import read_table
 
@@ -39,6 +39,22 @@ def test_saved_and_loaded_elsewhere(tmp_path):
     store = ReferenceStore.load(tmp_path / "there", KEY)
     assert store.lookup(ROWS[::-1]) == [only_values(row) for row in ROWS[::-1]]
     assert ReferenceStore.load(tmp_path / "there").key == KEY
+
+
+def test_single_answers_keep_their_own_values(tmp_path):
+    rows = [
+        {"id": name, "prompt": f"question {name}", "completion": "yes", "label": True, "ref_completion_logps": -1.0 - k,
+         "completion_tokens": 2 + k, "truncated": False}
+        for k, name in enumerate("ab")
+    ]  # fmt: skip
+    stored = [{name: row[name] for name in SINGLE_VALUES} for row in rows]
+    assert [value_names(row) for row in (*rows, *stored, ROWS[0], only_values(ROWS[0]))] == [
+        *[SINGLE_VALUES] * 4,
+        *[VALUES] * 2,
+    ]
+    ReferenceStore(KEY, {}).extend(rows[:1]).save(tmp_path)
+    ReferenceStore.open(tmp_path, KEY).extend(rows).save(tmp_path)
+    assert ReferenceStore.load(tmp_path, KEY).lookup(rows) == stored
 
 
 def test_columns_on_disk_are_those_of_the_specification(tmp_path):

@@ -87,6 +87,33 @@ def test_work_that_is_done_is_not_done_again_and_changed_work_is(tmp_path, capsy
     assert all(row["kept"] for row in rows_of(b.folder.table()))
 
 
+def test_a_finished_stage_of_which_something_is_gone_or_cut_is_done_anew(tmp_path, capsys):
+    folder = StageFolder(tmp_path / "in")
+    folder.begin("in")
+    folder.finish("weight", StageOutput(make_table(ROWS)), {"key": "in"})
+
+    def run():
+        return execute(
+            Ledger(), SELECT, SelectConfig(rule="random"), tmp_path, done("in", folder), Context(seed=3)
+        )
+
+    first = run()
+    (part,) = first.folder.parts()
+    whole = part.read_bytes()
+    for damage in (
+        lambda: part.write_bytes(whole[:-40]),
+        part.unlink,
+        (part.parent / "manifest.json").unlink,
+    ):
+        damage()
+        capsys.readouterr()
+        assert run().key == first.key
+        assert "the stage is done anew" in capsys.readouterr().err
+        assert part.read_bytes() == whole
+    assert run().key == first.key
+    assert "done before" in capsys.readouterr().err
+
+
 def test_failed_rows_are_asked_again_only_of_the_very_same_work(tmp_path):
     folder = StageFolder(tmp_path)
     folder.begin("k")
