@@ -18,14 +18,14 @@ WIDTH, HEADS, DEPTH, INNER = 64, 2, 1, 96
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
-def write_gguf(path, *, quantized=False):
+def write_gguf(path, *, quantized=False, said=DEPTH):
     """A Llama of random weights with a byte vocabulary; returns its tensors by their names in the file."""
     from gguf.quants import quantize
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(DEPTH)
+    writer.add_block_count(said)
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
     writer.add_feed_forward_length(INNER)
@@ -109,6 +109,15 @@ def test_quantized_weights_are_written_in_16_bits_near_the_files(tmp_path):
     assert np.abs(weight - true).max() <= np.abs(true).max() * (1 / 127 / 2 + 1 / 256) * 1.01
     wide = ours.unpack(tmp_path / "q.gguf", tmp_path / "wide", dtype="float32")
     assert load_model(wide).dtype == torch.float32
+
+
+def test_a_header_of_absurd_sizes_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    write_gguf(tmp_path / "deep.gguf", said=100_000)
+    monkeypatch.setattr(
+        "transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("built")
+    )
+    with pytest.raises(PrefoptError, match="num_hidden_layers is 100000, beyond anything"):
+        ours.unpack(tmp_path / "deep.gguf", tmp_path / "out")
 
 
 def test_what_is_no_model_is_one_line(tmp_path, cache, monkeypatch):

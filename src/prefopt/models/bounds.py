@@ -44,21 +44,22 @@ def check_sizes(path: Path) -> None:
     except (OSError, ValueError, RecursionError):
         return  # whoever reads it for good says so
     most = _most(path)
-    for key, value in _sizes(config):
+    for key, value in sizes(config):
         if value > most:
             raise PrefoptError(
                 f"{path / 'config.json'}: {key} is {value}, beyond anything in the weights; mend it, or save the model anew"
             )
 
 
-def _sizes(config: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
+def sizes(config: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, int]]:
+    """The counts and sizes that a config says, by their (dotted) names."""
     if not isinstance(config, Mapping) or depth > 4:
         return
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, int) and not isinstance(value, bool) and _SIZES.fullmatch(str(key)):
             yield name, value
-        yield from _sizes(value, f"{name}.", depth + 1)
+        yield from sizes(value, f"{name}.", depth + 1)
 
 
 def _most(path: Path) -> int:

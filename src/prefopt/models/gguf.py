@@ -117,7 +117,7 @@ def _check_file(path: Path) -> None:
 
 def _read(path: Path) -> tuple[PreTrainedModel, Any]:
     """Model with dense float32 weights, and its tokenizer."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from prefopt.models.quiet import no_progress_bar
 
@@ -125,10 +125,13 @@ def _read(path: Path) -> tuple[PreTrainedModel, Any]:
     try:
         with warnings.catch_warnings(), no_progress_bar(), redirect_stderr(io.StringIO()):  # a bar of its own
             warnings.simplefilter("ignore")
+            _check_sizes(AutoConfig.from_pretrained(path.parent, **place), path)
             model, info = AutoModelForCausalLM.from_pretrained(
                 path.parent, quantization_config=GgufConfig(dequantize=True), output_loading_info=True, **place
             )  # fmt: skip
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **place)
+    except PrefoptError:
+        raise
     except Exception as error:  # readers of many parts, without a common class
         if out_of_memory(error):
             raise
@@ -142,6 +145,20 @@ def _read(path: Path) -> tuple[PreTrainedModel, Any]:
             f"{path}: the file lacks {missing[0]!r} and {len(missing) - 1} more weights; download it again"
         )
     return model, tokenizer
+
+
+def _check_sizes(config: Any, path: Path) -> None:
+    """Refuse a header that says more layers than the file has tensors, or any size beyond its bytes: they would be built."""
+    from prefopt.models.bounds import SMALL, sizes
+
+    with path.open("rb") as file:
+        tensors = int.from_bytes(file.read(16)[8:], "little")  # magic, version, number of tensors
+    for key, value in sizes(config.to_dict()):
+        most = tensors if "layer" in key else max(SMALL, path.stat().st_size)
+        if value > most:
+            raise PrefoptError(
+                f"{path}: {key} is {value}, beyond anything in the file; download or convert it again"
+            )
 
 
 def _into(model: PreTrainedModel, dtype: GgufDtype, size: int) -> None:
