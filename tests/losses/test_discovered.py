@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,13 +45,18 @@ def test_a_file_that_is_no_loss_is_told(tmp_path):
         discovered.rows(tmp_path)
 
 
-@pytest.mark.parametrize("name", [row.name for row in discovered.rows()])
-def test_shipped_ones_are_whole(name):
-    assert LOSSES[name].defaults["phi_inv"]["name"] == "learned"
-    told = json.loads((discovered.FOLDER / f"{name}.json").read_text())["provenance"]
-    assert {"search", "generations", "cost", "baseline", "learning_rate", "updates", "versions"} <= set(told)
-    card = discovered.card(name)
-    assert all(word in card for word in ("Found on", "Good at", "Bad at", "Cost"))
+def test_shipped_ones_are_whole_and_the_page_says_when_there_are_none():
+    names = [row.name for row in discovered.rows()]
+    page = (Path(__file__).resolve().parents[2] / "docs" / "discovery.md").read_text()
+    assert ("`losses/discovered/` is empty" in page) == (not names)
+    for name in names:
+        assert LOSSES[name].defaults["phi_inv"]["name"] == "learned"
+        told = json.loads((discovered.FOLDER / f"{name}.json").read_text())["provenance"]
+        assert {"search", "generations", "cost", "baseline", "learning_rate", "updates", "versions"} <= set(
+            told
+        )
+        card = discovered.card(name)
+        assert all(word in card for word in ("Found on", "Good at", "Bad at", "Cost"))
 
 
 def test_one_loss_is_shown_by_its_name(capsys):
