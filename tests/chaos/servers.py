@@ -55,7 +55,7 @@ def _attempt(
     again = world.host.run(argv, home, timeout_s=90)
     figures.tracebacks += again.has_traceback
     if met == REFUSED and always and again.is_refusal:
-        return ""  # each row was refused for good, and stays so
+        return ""  # the server refuses the settings themselves, whenever it is asked
     if again.code != 0:
         return f"{first.shown()}; then, with a server that is well: {again.shown()}"
     return _accounted(home, 0, again.stdout)

@@ -151,6 +151,19 @@ def test_a_row_that_the_server_refuses_is_named_counted_and_not_asked_again(tmp_
         assert server.calls == []
 
 
+def test_where_every_row_was_refused_all_are_asked_again(tmp_path):
+    # as likely as the rows it was the server, for example started with too small a context, and is mended since
+    long = {"error": {"message": "maximum context length is 4"}}
+    folder = StageFolder(tmp_path)
+    folder.begin("k")
+    with FakeServer(refusals={f"question {k}": (400, long) for k in range(3)}) as server:
+        with pytest.raises(PrefoptError, match="no completion"):
+            sample(table(3), config(server.url), Context(folder=folder))
+        server.refusals.clear()
+        output = sample(table(3), config(server.url), Context(folder=folder))
+    assert (output.dropped, output.table.num_rows) == ({}, 6)
+
+
 def test_a_refused_row_alone_does_not_stop_a_run_that_is_started_again(tmp_path):
     folder = StageFolder(tmp_path / "01-sample")
     folder.begin("key")

@@ -29,8 +29,8 @@ def answer_rows(
 ) -> list[Completion | Refusal]:
     """One answer or refusal per row, in order. The journal names a row by its place and its id.
 
-    A killed process loses the calls in flight. The next one asks them, those that the server gave up on, and those
-    whose line in the journal cannot be used, which it counts on stderr.
+    A killed process loses the calls in flight. The next one asks them, those that the server gave up on, those
+    whose line in the journal cannot be used, which it counts on stderr, and all where every one was refused.
     """
     found: dict[int, Completion | Refusal] = {}
     with Journal(_path(folder, label) if folder else None) as journal:
@@ -42,6 +42,8 @@ def answer_rows(
             else:
                 found[index] = answer
         journal.tell("asked again")
+        if not any(isinstance(answer, Completion) for answer in found.values()):
+            found.clear()  # refusals alone are as likely the server's or the settings' doing, which may be mended since
         todo = [index for index in range(len(rows)) if index not in found]
         with progress(label, len(rows)) as advance:
             advance(len(found))
