@@ -239,15 +239,13 @@ def test_the_check_stays_within_the_models_positions():
 
 
 def test_the_check_meets_the_longest_sequence_and_the_shortest():
-    """By length of prompt and answer together, whichever of the two makes it."""
-    sequences = [([5] * 8, [6] * 3), ([7] * 3, [8] * 9), ([4] * 6, [3] * 2), ([9] * 2, [2] * 4)]
-    first, second, third = shared.trial_row(sequences)
-    assert first == ([7] * 3, [8] * 9)
-    assert second == (
-        [7] * 3,
-        [2, 2, 2, 2, 8, 8, 8, 8, 8],
-    )  # the same prompt, another answer that is no longer
-    assert third == ([9] * 2, [2] * 4)
+    """By length of prompt and answer together: neither has the longest or shortest prompt or answer."""
+    sizes = [(8, 3), (3, 9), (6, 7), (6, 2), (1, 6), (2, 4)]
+    first, second, third = shared.trial_row([([p] * p, [a] * a) for p, a in sizes])
+    assert first == ([6] * 6, [7] * 7)
+    # the same prompt, another answer that is no longer
+    assert second == ([6] * 6, [4, 4, 4, 4, 7, 7, 7])
+    assert third == ([2] * 2, [4] * 4)
 
 
 def test_weights_that_are_not_numbers_are_refused():

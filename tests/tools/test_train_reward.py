@@ -88,9 +88,13 @@ def test_held_out_prompts_are_not_trained_on(base, tmp_path):
     output = trained(base, tmp_path, make_table(rows), steps=1, heldout=0.5)
     held = {row["prompt_id"] for row in rows_of(output.table)}
     assert len(held) * 2 == output.table.num_rows
+    few = [text for text in output.quality["warnings"] if "pairs to train on" in text]
+    assert len(few) == (output.quality["pairs"] < 50)
     given = [{**row, "split": "eval" if k < 6 else "train"} for k, row in enumerate(rows)]
     output = trained(base, tmp_path / "given", make_table(given), steps=1, heldout=0.5)
     assert [row["id"] for row in rows_of(output.table)] == [row["id"] for row in rows[:6]]
+    (told,) = output.quality["warnings"]
+    assert "only 3 held-out prompts" in told
 
 
 def test_the_pairwise_model_is_consistent_when_answers_swap_places(pairwise):

@@ -18,13 +18,14 @@ from prefopt.core.notice import is_first_process
 from prefopt.rules.content import text_of
 from prefopt.stages.data.reading.naming import hold_out
 from prefopt.stages.stage import Stage
+from prefopt.stages.train.few import few_rows
 from prefopt.stages.train.settings import trainer_settings
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
 from prefopt.tables.lock import working_in
 from prefopt.tables.ours import check_apart
 from prefopt.tables.owned import WORK
-from prefopt.tables.progress import progress
+from prefopt.tables.progress import progress, say
 from prefopt.tables.records import Row, digest, make_table, rows_of, write_json
 from prefopt.tools.reward.reward_figures import reward_card, reward_quality, write_figures
 from prefopt.tools.reward.settings import RewardConfig
@@ -90,6 +91,11 @@ def _train(table: Dataset, config: RewardConfig, context: Context, folder: Stage
             raise PrefoptError(
                 f"train-reward: no pair left to train on ({_reasons(dropped)}); raise max_length or give more"
             )
+        warnings = few_rows(
+            {"train": len(examples), "eval_prompts": len({r["prompt_id"] for r in held_rows})}
+        )
+        for text in warnings:
+            say(f"warning: train-reward: {text}")
         settings = trainer_settings(config.training, folder.path / "checkpoints", context.seed, bool(held))
         total = config.steps or math.ceil(config.epochs * math.ceil(len(examples) / config.pairs_per_step))
         with folder.timed("training"), progress("train-reward", total) as advance:
@@ -98,6 +104,7 @@ def _train(table: Dataset, config: RewardConfig, context: Context, folder: Stage
         rows = _held_out_rows(trainer, parts[1])
         history = history_rows(trainer.state.log_history)
         quality = reward_quality(config, len(examples), trainer.state.global_step, rows, history)
+        quality["warnings"] = warnings
         _write_model(trainer, tokenizer, config, context.model, folder, quality)
     return {"rows": rows, "dropped": dropped, "quality": quality}
 
