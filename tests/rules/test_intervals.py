@@ -12,7 +12,9 @@ from scipy import stats as scipy_stats
 from prefopt.rules.intervals import (
     Z95,
     entropy_nats,
+    majority_right,
     mcnemar,
+    mean_maj_at_k,
     mean_pass_at_k,
     paired_difference,
     pass_at_k,
@@ -193,3 +195,25 @@ def test_share_interval_of_one_prompt_says_nothing_of_others():
 def test_entropy_in_nats(counts, nats):
     assert entropy_nats(counts) == pytest.approx(nats)
     assert math.copysign(1, entropy_nats(counts)) == 1
+
+
+def test_majorities_by_hand():
+    assert majority_right([0, 0, 1], {0}) == 1.0
+    assert majority_right([0, 1, 1], {0}) == 0.0
+    assert majority_right([0, 1, 2, -1, -1, -1], {0}) == pytest.approx(
+        1 / 3
+    )  # no answer has no vote; a tie is shared
+    assert majority_right([-1, -1], {0}) == 0.0
+    found = mean_maj_at_k([([0, 1, 0, 0], {0}), ([0, 0], {1})])
+    assert {k: value["mean"] for k, value in found.items()} == {
+        "1": pytest.approx(3 / 6),
+        "2": pytest.approx((0.5 + 1.0 + 0.0) / 3),
+        "4": 1.0,
+    }
+
+
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=12), st.sets(st.integers(0, 3)))
+def test_a_majority_of_one_is_its_own_verdict_and_all_right_is_right(classes, right):
+    found = mean_maj_at_k([(classes, right)], [1])
+    assert found["1"]["mean"] == pytest.approx(sum(c in right for c in classes) / len(classes))
+    assert majority_right(classes, {0, 1, 2, 3}) == float(any(c >= 0 for c in classes))

@@ -237,4 +237,7 @@ SAMPLES = (
     Sample("verl", "prompts", "https://verl.readthedocs.io/en/latest/preparation/prepare_data.html",
            {"data_source": "gsm8k", "prompt": [U("2+2?")], "ability": "math", "reward_model": {"style": "rule", "ground_truth": "4"}},
            {"prompt": [U("2+2?")], "gold": "4"}),
+    Sample("IFEval", "ifeval", HUB + "google/IFEval",
+           {"key": 1, "prompt": ASK, "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"num_words": None}]},
+           {"prompt": ASK, "constraints": [{"id": "punctuation:no_comma", "kwargs": {}}]}),
 )  # fmt: skip

@@ -269,12 +269,12 @@ def test_classes_are_the_components_of_equality(answers):
 
 
 def test_a_worker_that_died_is_replaced():
-    worker = mathcheck.Worker()
+    worker = mathcheck.Worker(["prefopt.verify.mathcheck"])
     try:
-        assert worker.ask("x+1", "1+x", 60) is True
+        assert worker.ask(["x+1", "1+x"], 60) is True
         worker.process.kill()
         worker.process.wait()
-        assert worker.ask("x+1", "x+2", 60) is False
+        assert worker.ask(["x+1", "x+2"], 60) is False
     finally:
         worker.close()
 

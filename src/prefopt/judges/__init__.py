@@ -21,8 +21,7 @@ from prefopt.judges.added import KIND, AddedJudge
 from prefopt.judges.parse import parse_verdict
 from prefopt.judges.verdicts import TIE_BAND, Comparison, PairwiseJudge, Verdict, Winner, winner_of
 from prefopt.tables.records import file_digest
-from prefopt.verify import VerifyConfig
-from prefopt.verify.verifiers import verifier_digests
+from prefopt.verify import VerifyConfig, verifier_digests
 
 if TYPE_CHECKING:
     from prefopt.tables.context import Context

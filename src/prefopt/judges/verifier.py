@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefopt.judges import Comparison, PairwiseJudgeConfig, Verdict
-from prefopt.verify import VerifyConfig, answer_classes, extract_answer, gold_answer, score_completion
+from prefopt.verify import Failure, VerifyConfig, answer_classes, extract_answer, gold_answer, score_rows
 from prefopt.verify.verifiers import ANSWER
 
 if TYPE_CHECKING:
@@ -26,19 +26,24 @@ class VerifierJudge:
 
     def compare(self, batch: Sequence[Comparison], seed: int) -> list[Verdict]:
         """One verdict per call; probability is 1, 0.5 or 0."""
-        return [self._one(call) for call in batch]
+        rows = [{"prompt": call.prompt, **row} for call in batch for row in (call.first, call.second)]
+        right = self._are_right(rows)
+        return [self._verdict(first, second) for first, second in zip(right[::2], right[1::2], strict=True)]
 
-    def _one(self, call: Comparison) -> Verdict:
-        first, second = (self._is_right({"prompt": call.prompt, **row}) for row in (call.first, call.second))
+    def _verdict(self, first: bool | None, second: bool | None) -> Verdict:
         if first is None or second is None:
             return Verdict("missing", text="no gold answer" if self.config.kind == ANSWER else "no verdict")
         if first == second:
             return Verdict("tie", 0.5, "both right" if first else "both wrong")
         return Verdict("first", 1.0, "first right") if first else Verdict("second", 0.0, "second right")
 
+    def _are_right(self, rows: Sequence[Mapping[str, Any]]) -> list[bool | None]:
+        if self.config.kind == ANSWER:
+            return [self._is_right(row) for row in rows]
+        found = score_rows(rows, self.config, may_all_fail=True)
+        return [None if isinstance(score, Failure) else score.is_correct for score in found]
+
     def _is_right(self, row: Mapping[str, Any]) -> bool | None:
-        if self.config.kind != ANSWER:
-            return score_completion(row, self.config).is_correct
         gold = row.get("gold")
         wanted = gold_answer(gold, self.config) if gold is not None else None
         if wanted is None:

@@ -14,6 +14,7 @@ from prefopt.stages.rank.pairs import COUNTS
 from prefopt.stages.reference.reference_pass import ALL_ADDS as SCORED
 from prefopt.stages.train import train
 from prefopt.stages.weight.weight import check_scheme
+from prefopt.verify import check_ready
 
 if TYPE_CHECKING:
     from prefopt.pipeline.recipe import Recipe
@@ -30,6 +31,14 @@ def check_served(arms: Mapping[str, Recipe]) -> None:
                 f"arm {name!r}: evaluate.engine server answers with its own model, not with the model that is trained; "
                 "serve that one afterwards and take prefopt evaluate, or take engine transformers or vllm"
             )
+
+
+def check_verifiers(arms: Mapping[str, Recipe]) -> None:
+    """Raise `PrefoptError`, before anything is computed, where a check of the user's is not where an arm looks for it."""
+    for arm in arms.values():
+        for stage in (arm.judge, arm.evaluate):
+            if stage is not None:
+                check_ready(stage.verifier)
 
 
 def check_losses(arms: Mapping[str, Recipe], kind: str) -> None:

@@ -131,9 +131,26 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
     load_plugins(plugins, home)
     if plugins:
         data["plugins"] = list(dict.fromkeys(plugins))
+    if home is not None:
+        data = _with_checks_found(data, home)
     recipe = parse_config(Recipe, data, where)
     resolve_arms(recipe, where)
     return recipe
+
+
+def _with_checks_found(data: Any, home: Path) -> Any:
+    """The recipe with every check of the user's (`{kind: function, path: ...}`) that lies beside it named by its path."""
+    if isinstance(data, list):
+        return [_with_checks_found(value, home) for value in data]
+    if not isinstance(data, dict):
+        return data
+    found = {key: _with_checks_found(value, home) for key, value in data.items()}
+    path = found.get("path")
+    if found.get("kind") == "function" and isinstance(path, str):
+        beside = home / path
+        if not Path(path).expanduser().exists() and beside.is_file():
+            found["path"] = str(beside)
+    return found
 
 
 def resolve_arms(recipe: Recipe, where: str = "recipe") -> dict[str, Recipe]:

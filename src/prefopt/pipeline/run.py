@@ -28,7 +28,13 @@ from prefopt.pipeline.folder import (
     forget_summary,
     remove_stale,
 )
-from prefopt.pipeline.obstacles import check_columns, check_losses, check_served, reads_no_reference
+from prefopt.pipeline.obstacles import (
+    check_columns,
+    check_losses,
+    check_served,
+    check_verifiers,
+    reads_no_reference,
+)
 from prefopt.pipeline.recipe import BASE, Recipe, resolve_arms
 from prefopt.pipeline.rounds import Round, check_rounds, round_home, train_inputs
 from prefopt.stages.data import data
@@ -167,6 +173,7 @@ def walk(state: Run) -> Walked:
     found = source.folder.manifest or {}
     check_losses(arms, found["quality"]["kind"])
     check_served(arms)
+    check_verifiers(arms)
     check_columns(arms, found["quality"]["kind"], found["columns"])
     check_rounds(arms, found["quality"]["kind"], found["columns"])
     state.prepare(state, source)

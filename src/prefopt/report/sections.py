@@ -17,6 +17,17 @@ METRICS = {
     "pair_accuracy": "held-out pair accuracy",
 }
 
+BY_K = (
+    ("pass_at_k", "pass@k: at least one of k samples is right"),
+    ("maj_at_k", "maj@k: the majority of k samples is right"),
+)
+CONSTRAINT_MEASURES = {
+    "prompt_strict": "prompts, strict",
+    "prompt_loose": "prompts, loose",
+    "instruction_strict": "constraints, strict",
+    "instruction_loose": "constraints, loose",
+}
+
 
 def arm_kinds(run: RunData) -> dict[str, str]:
     """Arm -> CSS class of its colour: `kb` base, `k0` the main arm, then `k1` ... in the recipe's order."""
@@ -131,7 +142,8 @@ def accuracy(run: RunData) -> View | None:
         "with_drift": any(row["drift"] != "–" for row in table),
         "ladders": [(METRICS[m], plots.ladder(interval_rows(run, m), METRICS[m])) for m in others],
         "paired": _paired(run, metrics),
-        "pass_at_k": _pass_at_k(run),
+        "by_k": [view for view in (_by_k(run, *figure) for figure in BY_K) if view],
+        "constraints": _constraints(run),
     }
 
 
@@ -167,8 +179,9 @@ def _change(entry: Mapping[str, Any] | None) -> View | None:
     }
 
 
-def _pass_at_k(run: RunData) -> View | None:
-    found = run.summary.get("pass_at_k") or {}
+def _by_k(run: RunData, key: str, title: str) -> View | None:
+    """A table of arms and numbers of samples."""
+    found = run.summary.get(key) or {}
     ks = sorted({int(k) for values in found.values() for k in values or {}})
     if len(ks) < 2:
         return None
@@ -177,9 +190,31 @@ def _pass_at_k(run: RunData) -> View | None:
             "name": shown_name(run, arm),
             "kind": arm_kinds(run)[arm],
             "main": arm == run.main,
-            "cells": [percent(found[arm].get(str(k))) for k in ks],
+            "cells": [_share(found[arm].get(str(k))) for k in ks],
         }
         for arm in arms_shown(run)
         if found.get(arm)
     ]
-    return {"ks": ks, "rows": rows}
+    return {"title": title, "ks": ks, "rows": rows}
+
+
+def _share(value: Any) -> str:
+    """A share, or the mean of an interval."""
+    return percent(value["mean"] if isinstance(value, Mapping) else value)
+
+
+def _constraints(run: RunData) -> View | None:
+    """IFEval's four accuracies of every arm, sampled and greedy."""
+    found = run.summary.get("constraints") or {}
+    rows = [
+        {
+            "name": shown_name(run, arm),
+            "mode": mode,
+            "kind": arm_kinds(run)[arm],
+            "main": arm == run.main,
+            "cells": [_cell(found[arm][mode][measure]) for measure in CONSTRAINT_MEASURES],
+        }
+        for arm in arms_shown(run)
+        for mode in found.get(arm) or {}
+    ]
+    return {"columns": list(CONSTRAINT_MEASURES.values()), "rows": rows} if rows else None

@@ -80,6 +80,8 @@ def summarize(
         "accuracy": _by_arm(figures, "accuracy"),
         "greedy": _by_arm(figures, "greedy"),
         "pass_at_k": _by_arm(figures, "pass_at_k"),
+        "maj_at_k": _by_arm(figures, "maj_at_k"),
+        "constraints": _by_arm(figures, "constraints"),
         "mean_tokens": _mean_tokens(figures),
         "pair_accuracy": _pair_accuracy(tables),
         "separation": _by_arm(figures, "separation"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,38 @@ def mean_pass_at_k(counts: Sequence[tuple[int, int]], ks: Sequence[int] | None =
         values = [pass_at_k(n, correct, k) for n, correct in counts if n >= k]
         if values:
             found[str(k)] = float(np.mean(values))
+    return found
+
+
+def majority_right(classes: Sequence[int], right: Collection[int]) -> float:
+    """Whether the vote of the samples is right: 1, 0, or the share of right classes among those with the most votes.
+
+    classes: of equal answers, one per sample; -1 has no answer and no vote. right: the classes that are right.
+    """
+    votes = Counter(number for number in classes if number >= 0)
+    most = max(votes.values(), default=0)
+    first = [number for number, count in votes.items() if count == most]
+    return sum(number in right for number in first) / len(first) if first else 0.0
+
+
+def mean_maj_at_k(
+    prompts: Sequence[tuple[Sequence[int], Collection[int]]], ks: Sequence[int] | None = None
+) -> dict[str, dict[str, Any]]:
+    """`(classes, right)` per prompt -> `{"1": interval, "2": ...}`: accuracy of the majority of k samples (2203.11171).
+
+    A prompt of n samples has n // k votes of its own, of samples side by side; k defaults to 1, 2, 4 ... up to the
+    largest n, and a k that no prompt reaches is left out.
+    """
+    most = max((len(classes) for classes, _ in prompts), default=0)
+    found = {}
+    for k in powers_of_two(most) if ks is None else ks:
+        values, names = [], []
+        for name, (classes, right) in enumerate(prompts):
+            for start in range(0, len(classes) - k + 1, k):
+                values.append(majority_right(classes[start : start + k], right))
+                names.append(name)
+        if values:
+            found[str(k)] = share_interval(values, names)
     return found
 
 

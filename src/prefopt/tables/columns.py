@@ -27,6 +27,9 @@ COLUMNS: dict[str, Column] = {
     "gold_completion": Column("string", "data", "a gold solution, never counted as a sample"),
     "tools": Column("json", "data", "tool definitions for the chat template"),
     "judgments": Column("json", "data", "recorded verdicts on the prompt's completions, as in the file"),
+    "constraints": Column(
+        "json", "data", "checkable constraints on the answer: [{id, kwargs}], the kinds of IFEval"
+    ),
     "chat_template_kwargs": Column("json", "data", "extra arguments for the chat template"),
     "count_in_answer": Column(
         "string",
@@ -56,6 +59,9 @@ COLUMNS: dict[str, Column] = {
     "score": Column("float", "judge", "scalar score of the completion"),
     "recorded_is_correct": Column("bool", "judge", "the file's own verdict, where the verifier decides"),
     "recorded_score": Column("float", "judge", "the file's own score, where the verifier decides"),
+    "followed": Column(
+        "json", "judge", "which constraints the answer keeps: {ids, strict, loose}, lists of equal length"
+    ),
     "n": Column("int", "judge", "samples of the prompt"),
     "n_correct": Column("int", "judge", "P_c, right samples of the prompt"),
     "n_incorrect": Column("int", "judge", "P_e, wrong samples of the prompt, unparsed included"),

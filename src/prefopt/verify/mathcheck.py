@@ -1,100 +1,19 @@
-"""Symbolic equality by math-verify in a worker process that can be killed.
-
-A signal cannot stop a long computation inside one big-integer operation, and works in the main thread alone. So the
-parent sends pairs of answers as JSON lines to one worker (started when first needed), waits for a limited time, and
-kills and replaces it when there is no reply. The worker's memory is limited too.
-"""
+"""Symbolic equality by math-verify in a worker process that can be killed; its memory is limited too."""
 
 from __future__ import annotations
 
 import atexit
 import json
 import os
-import queue
-import subprocess
 import sys
-import threading
 from functools import lru_cache
-from typing import IO, Any
+from typing import Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.verify.worker import Died, NotStarted, OverTime, Worker
 
-START_TIMEOUT_S = 120.0  # importing sympy on a busy machine
 MEMORY_BYTES = 4 * 2**30
 CLOSE = 1e-5  # numbers further apart, as a share of the larger one, are two
-
-
-class Worker:
-    """One worker process; `ask` is safe to call from any thread."""
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[str] | None = None
-        self.replies: queue.Queue[str] = queue.Queue()
-        self.lock = threading.Lock()
-
-    def ask(self, first: str, second: str, timeout_s: float) -> bool | None:
-        """Whether the two are equal; None when the limit was hit (the worker is then replaced)."""
-        with self.lock:
-            process = self._started()
-            try:
-                assert process.stdin is not None
-                process.stdin.write(json.dumps([first, second]) + "\n")
-                process.stdin.flush()
-                reply = json.loads(self.replies.get(timeout=timeout_s))
-            except (queue.Empty, OSError, ValueError):  # ValueError: an empty line, the worker died
-                self.close()
-                return None
-            return reply if isinstance(reply, bool) else None
-
-    def _started(self) -> subprocess.Popen[str]:
-        if self.process is not None and self.process.poll() is None:
-            return self.process
-        self.close()
-        self.replies = queue.Queue()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "prefopt.verify.mathcheck"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        threading.Thread(target=_read, args=(self.process.stdout, self.replies), daemon=True).start()
-        try:
-            ready = self.replies.get(timeout=START_TIMEOUT_S)
-        except queue.Empty:
-            ready = ""
-        if ready != "true":
-            self.close()
-            raise PrefoptError(
-                "the worker for symbolic comparison does not start; check `python -c 'import math_verify'`"
-            )
-        return self.process
-
-    def close(self) -> None:
-        """End the worker, if there is one."""
-        process, self.process = self.process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            try:
-                if stream is not None:
-                    stream.close()
-            except OSError:
-                pass
-
-
-def _read(stream: IO[str], replies: queue.Queue[str]) -> None:
-    """Pass lines on until the worker ends; an empty text says so."""
-    try:
-        for line in stream:
-            replies.put(line.strip())
-    except (OSError, ValueError):  # closed from the other side
-        pass
-    replies.put("")
-
 
 _workers: dict[int, Worker] = {}  # by process id: a forked child must not share its parent's pipe
 _undecided: dict[tuple[str, str], None] = {}
@@ -109,9 +28,16 @@ def equal(first: str, second: str, timeout_s: float = 5.0) -> bool | None:
     """
     pid = os.getpid()
     if pid not in _workers:
-        _workers[pid] = Worker()
+        _workers[pid] = Worker(["prefopt.verify.mathcheck"])
         atexit.register(_workers[pid].close)
-    verdict = _workers[pid].ask(first, second, timeout_s)
+    try:
+        verdict = _workers[pid].ask([first, second], timeout_s)
+    except NotStarted:
+        raise PrefoptError(
+            "the worker for symbolic comparison does not start; check `python -c 'import math_verify'`"
+        ) from None
+    except (OverTime, Died):
+        verdict = None
     if verdict is None:
         _undecided[first, second] = None
     return verdict

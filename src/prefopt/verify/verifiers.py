@@ -6,34 +6,33 @@
 
 `row` is the completion's row with all columns of the data, the gold answer among them. True and False are verdicts, a
 number is a score without a verdict, None is no opinion; a `Score` says both. A new verifier of ours is one function and
-one row of `VERIFIERS`; `answer`, the comparison of final answers, is the package's own and stands beside them.
+one row of `VERIFIERS`. Three kinds are no such function: `answer`, the comparison of final answers (`equality.py`),
+`function`, a check in a file of the user's (`function.py`), and `sum`, several verifiers with weights (`scoring.py`).
 """
 
 from __future__ import annotations
 
-import math
-import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from prefopt.core.errors import PrefoptError, nearest
-from prefopt.core.plugins import add_part, check_options, digests, keywords_of, origin_of, told
+from prefopt.core.plugins import add_part, check_options, keywords_of, origin_of
+from prefopt.verify.constraints.check import constraints
+from prefopt.verify.simple import check_length, check_regex, json_schema, length, regex
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-ANSWER = "answer"  # final answers against gold answers (`prefopt.verify`)
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a verifier says of a completion. is_correct: None where it gives no verdict; score: None: 1 or 0 by the verdict.
-
-    answer: what answers are told apart by; None: the text of the completion.
-    """
-
-    is_correct: bool | None = None
-    score: float | None = None
-    answer: str | None = None
+ANSWER = "answer"  # final answers against gold answers
+MATH = "math"  # another word for it
+FUNCTION = "function"
+SUM = "sum"
+OWN = (ANSWER, MATH, FUNCTION, SUM)  # kinds that are no row of the table
+CODE = (
+    "verifier 'code' is not offered: code that a model wrote is run in a sandbox or not at all, and this package has none; "
+    "call your own sandbox from a check (kind function)"
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,25 @@ class Verifier:
 
     check: Callable[..., Any]
     about: str = ""
+    is_ours: bool = False
 
 
-VERIFIERS: dict[str, Verifier] = {}
+def _row(check: Callable[..., Any]) -> Verifier:
+    return Verifier(check, (check.__doc__ or "").partition("\n")[0], is_ours=True)
+
+
+VERIFIERS: dict[str, Verifier] = {
+    "constraints": _row(constraints),
+    "regex": _row(regex),
+    "json_schema": _row(json_schema),
+    "length": _row(length),
+}
+CHECKS: dict[str, Callable[..., None]] = {"regex": check_regex, "length": check_length}
+
+
+def options_of(kind: str) -> dict[str, Any]:
+    """Options of a verifier by name with their defaults; of other kinds none."""
+    return keywords_of(VERIFIERS[kind].check) if kind in VERIFIERS else {}
 
 
 class Chosen(Protocol):
@@ -74,7 +89,7 @@ def register_verifier(name: str, about: str = "") -> Callable[[Function], Functi
         )
         return check
 
-    if name == ANSWER:
+    if name in OWN:
         raise PrefoptError(f"verifier {name!r} is built in; choose another name")
     return register
 
@@ -84,48 +99,29 @@ KIND = "verifier"
 
 def check_verifier(config: Chosen) -> None:
     """Raise ValueError unless the verifier is known and has the options."""
-    if config.kind != ANSWER and config.kind not in VERIFIERS:
+    if config.kind == "code" and "code" not in VERIFIERS:
+        raise ValueError(CODE)
+    if config.kind not in (*OWN, *VERIFIERS):
         raise ValueError(
-            f"unknown verifier {config.kind!r}, {nearest(config.kind, (ANSWER, *VERIFIERS))} (plugins add others)"
+            f"unknown verifier {config.kind!r}, {nearest(config.kind, (*OWN, *VERIFIERS))} (plugins add others)"
         )
-    known = keywords_of(VERIFIERS[config.kind].check) if config.kind in VERIFIERS else {}
     try:
-        check_options(f"verifier {config.kind!r}", config.options, known)
+        check_options(f"verifier {config.kind!r}", config.options, options_of(config.kind))
+        if config.kind in VERIFIERS and VERIFIERS[config.kind].is_ours:
+            _check_ours(config)
     except PrefoptError as error:
         raise ValueError(str(error)) from None
 
 
-def verifier_digests(config: Chosen) -> list[str]:
-    """Digest of the plug-in that the settings name; for the key of a stage."""
-    return digests(KIND, [config.kind])
-
-
-def score_completion(row: Mapping[str, Any], config: Chosen) -> Score:
-    """What the verifier `config.kind` (not `answer`) says of a completion's row.
-
-    Raises:
-        PrefoptError: the verifier fails, or gives something else than it may; names its file and line.
-    """
-    verifier = VERIFIERS[config.kind]
-    with told(KIND, config.kind):
-        found = verifier.check(row["prompt"], row["completion"] or "", row, **config.options)
-        return _score(found, row)
-
-
-def _score(found: Any, row: Mapping[str, Any]) -> Score:
-    score = found
-    if found is None or isinstance(found, bool):
-        score = Score(is_correct=found)
-    elif isinstance(found, numbers.Real):
-        score = Score(score=float(found))
-    elif type(found).__name__ in ("bool", "bool_") and hasattr(found, "item"):  # numpy's
-        score = Score(is_correct=bool(found))
-    if not isinstance(score, Score):
-        raise TypeError(
-            f"gave {found!r} for row {row.get('id')!r}; return True, False, a number, None or a Score"
-        )
-    if score.score is not None and not math.isfinite(score.score):
-        raise ValueError(f"gave the score {score.score} for row {row.get('id')!r}; scores are finite")
-    if score.score is None and score.is_correct is not None:
-        return Score(score.is_correct, float(score.is_correct), score.answer)
-    return score
+def _check_ours(config: Chosen) -> None:
+    """Options of our own verifiers have types, and some have to fit together."""
+    hints = get_type_hints(VERIFIERS[config.kind].check)
+    for name, value in config.options.items():
+        try:
+            TypeAdapter(hints[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise PrefoptError(
+                f"verifier {config.kind!r}: {name} is {value!r:.60}: {error.errors()[0]['msg']}"
+            ) from None
+    if config.kind in CHECKS:
+        CHECKS[config.kind](**config.options)

@@ -16,6 +16,7 @@ from prefopt.engines import Engine, EngineOptions, Sampling, engine_digests, ope
 from prefopt.engines.client import GAVE_UP
 from prefopt.stages.evaluate.columns import ADDS
 from prefopt.stages.evaluate.figures import against, pair_figures, sample_figures
+from prefopt.stages.evaluate.judged import check_prompts, judged
 from prefopt.stages.evaluate.pairs import pair_rows
 from prefopt.stages.evaluate.served import check_measurable
 from prefopt.stages.evaluate.settings import EvaluateConfig
@@ -27,13 +28,13 @@ from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageOutput
 from prefopt.tables.records import Row, make_table, rows_of
-from prefopt.verify import VerifyConfig, extract_answer, gold_answer, same_answer, score_completion
-from prefopt.verify.verifiers import ANSWER, verifier_digests
+from prefopt.verify import verifier_digests
+from prefopt.verify.verifiers import ANSWER
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-ASKED = ("id", "prompt_id", "prompt", "gold", "tools", "chat_template_kwargs")
+ASKED = ("id", "prompt_id", "prompt", "gold", "constraints", "tools", "chat_template_kwargs")
 
 
 def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageOutput:
@@ -43,7 +44,7 @@ def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageO
     which are held out), or test prompts. `context.inputs`: `prompts`, the test prompts (else `config.data` is read);
     `before`, the table of this stage for the model to compare with.
 
-    A server's answers are dropped with a count where it gave up or refused.
+    A server's answers are dropped with a count where it gave up or refused, any answer where a check of the user's failed.
 
     Raises:
         PrefoptError: no model; held-out pairs measured with another tokenizer or template, or to be measured by a
@@ -51,6 +52,7 @@ def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageO
     """
     dropped: dict[str, int] = {}
     prompts = _test_prompts(table, config, context)
+    check_prompts(prompts, config)
     pairs = _pairs(table, config)
     singles = _held_out(table, config) if is_unpaired(table.column_names) else []
     check_measurable(len(pairs) + len(singles), config.engine)
@@ -131,21 +133,9 @@ def _sample_rows(
         )
     if asked and not rows and (config.n or config.greedy):
         raise PrefoptError(f"evaluate: no answer ({shown_reasons(dropped)}); see the engine's settings")
-    golds = {row["prompt_id"]: _gold(row, config.verifier) for row in asked}
     for row in rows:
         row["id"] = f"{row['prompt_id']}-{row['mode']}-{row['completion_index']}"
-        if config.verifier.kind != ANSWER:
-            found = score_completion(row, config.verifier)
-            row["answer"], row["is_correct"] = found.answer, found.is_correct
-            continue
-        gold, answer = golds[row["prompt_id"]], extract_answer(row["completion"], config.verifier)
-        right = answer is not None and gold is not None and same_answer(answer, gold, config.verifier)
-        row["answer"], row["is_correct"] = answer, None if gold is None else right
-    return rows
-
-
-def _gold(row: Row, config: VerifyConfig) -> str | None:
-    return None if row.get("gold") is None else gold_answer(row["gold"], config)
+    return judged(rows, config, context, dropped)
 
 
 # ---- held-out rows

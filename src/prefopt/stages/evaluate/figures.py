@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefopt.rules.intervals import mcnemar, mean_pass_at_k, paired_difference, share_interval
+from prefopt.rules.intervals import mcnemar, mean_maj_at_k, mean_pass_at_k, paired_difference, share_interval
 from prefopt.stages.sample.sample import length_figures
 from prefopt.tables.records import Row
 
@@ -18,7 +18,7 @@ METRICS = ("logp", "logp_mean", "reward")
 
 
 def sample_figures(rows: Sequence[Row], pass_k: Sequence[int] | None = None) -> dict[str, Any]:
-    """`accuracy` (sampled) and `greedy` with intervals, n counting prompts; `pass_at_k`; lengths by mode.
+    """`accuracy` (sampled) and `greedy` with intervals, n counting prompts; `pass_at_k`, `maj_at_k`, `constraints`; lengths by mode.
 
     Null for a mode without verified completions.
     """
@@ -30,12 +30,67 @@ def sample_figures(rows: Sequence[Row], pass_k: Sequence[int] | None = None) -> 
         right = [float(row["is_correct"]) for row in judged]
         found[name] = share_interval(right, [row["prompt_id"] for row in judged]) if judged else None
         if part:
-            unparsed = sum(row["answer"] is None for row in part) / len(part)
+            unparsed = sum(row["answer"] is None and not row.get("followed") for row in part) / len(part)
             lengths[mode] = {"completions": len(part), **length_figures(part), "unparsed_share": unparsed}
     counts = [(len(group), sum(group)) for group in _by_prompt(rows, "sampled").values()]
     found["pass_at_k"] = mean_pass_at_k(counts, pass_k)
+    found["maj_at_k"] = _maj_at_k(rows, pass_k)
+    found["constraints"] = constraint_figures(rows)
     found["completions"] = lengths
     return found
+
+
+def _maj_at_k(rows: Sequence[Row], ks: Sequence[int] | None) -> dict[str, Any] | None:
+    """Accuracy of the majority of k sampled answers; null where answers have no classes (one sample, no gold answer)."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["kind"] == "sample" and row["mode"] == "sampled" and row.get("answer_class") is not None:
+            groups.setdefault(row["prompt_id"], []).append(row)
+    prompts = []
+    for group in groups.values():
+        ordered = sorted(group, key=lambda row: row["completion_index"])
+        classes = [row["answer_class"] for row in ordered]
+        prompts.append((classes, {row["answer_class"] for row in ordered if row["is_correct"]}))
+    return mean_maj_at_k(prompts, ks) or None
+
+
+def constraint_figures(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """IFEval's four accuracies with intervals by mode: of prompts (all constraints kept) and of constraints, strict and loose.
+
+    Intervals take the constraints and samples of one prompt together; `n` counts prompts, `constraints` constraints.
+    `kinds`: kind -> constraints, share kept. Null without completions that were judged by constraints.
+    """
+    found: dict[str, Any] = {}
+    for mode in MODES.values():
+        part = [r for r in rows if r["kind"] == "sample" and r["mode"] == mode and r.get("followed")]
+        if not part:
+            continue
+        names = [row["prompt_id"] for row in part]
+        single = [row["prompt_id"] for row in part for _ in row["followed"]["ids"]]
+        found[mode] = {"constraints": len(single)}
+        for way in ("strict", "loose"):
+            whole = [float(all(row["followed"][way])) for row in part]
+            each = [float(kept) for row in part for kept in row["followed"][way]]
+            found[mode][f"prompt_{way}"] = share_interval(whole, names)
+            found[mode][f"instruction_{way}"] = share_interval(each, single)
+        found[mode]["kinds"] = _by_constraint(part)
+    return found or None
+
+
+def _by_constraint(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    counts: dict[str, list[tuple[bool, bool]]] = {}
+    for row in rows:
+        said = row["followed"]
+        for name, strict, loose in zip(said["ids"], said["strict"], said["loose"], strict=True):
+            counts.setdefault(name, []).append((strict, loose))
+    return {
+        name: {
+            "n": len(kept),
+            "strict": statistics.fmean(strict for strict, _ in kept),
+            "loose": statistics.fmean(loose for _, loose in kept),
+        }
+        for name, kept in sorted(counts.items())
+    }
 
 
 def _by_prompt(rows: Sequence[Row], mode: str) -> dict[str, list[int]]:

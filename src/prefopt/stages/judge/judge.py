@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
 from prefopt.rules.intervals import entropy_nats, mean_pass_at_k, share_interval
+from prefopt.stages.judge.named import for_prompt, scored_rows
 from prefopt.stages.judge.settings import JudgeConfig
 from prefopt.stages.sample.sample import length_figures
 from prefopt.stages.stage import Stage
@@ -21,13 +22,21 @@ from prefopt.tables.context import Context
 from prefopt.tables.folder import StageOutput, map_parts
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, make_table, rows_of
-from prefopt.verify import answer_classes, extract_answer, gold_answer, score_completion
-from prefopt.verify.verifiers import ANSWER, verifier_digests
+from prefopt.verify import (
+    VerifyConfig,
+    answer_classes,
+    check_ready,
+    extract_answer,
+    gold_answer,
+    verifier_digests,
+)
+from prefopt.verify.verifiers import ANSWER
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from prefopt.judges.reward_model import RewardScorer
+    from prefopt.verify import Score
 
 UNPARSED = -1
 STATISTICS = ("n", "n_correct", "n_incorrect", "n_unparsed", "n_distinct", "answer_entropy", "majority_share")
@@ -42,14 +51,16 @@ def judge(table: Dataset, config: JudgeConfig, context: Context) -> StageOutput:
     majority_share is the largest class's share of all n. Without a verdict is_correct, score, n_correct and
     n_incorrect are null; classes are given all the same. Verdicts of the file that the verifier overrules are kept as
     `recorded_is_correct` and `recorded_score`. kind reward_model: `score` is the reward of `config.model`, the rest is
-    as with auto.
+    as with auto. Rows on which a check of the user's fails are dropped with the reason.
 
     Raises:
         PrefoptError: kind verifier without any gold answer, kind recorded without any verdict, kind reward_model
-            without a reward model.
+            without a reward model; a verifier that cannot be run, or fails on every row.
     """
     rows = rows_of(table)
     _check_source(rows, config)
+    dropped: dict[str, int] = {}
+    rows, verdicts = _named(rows, config, context, dropped)
     scorer = _scorer(config) if config.kind == "reward_model" else None
     if scorer is not None:
         for row in (row for row in rows if row.get("score") is not None):
@@ -60,12 +71,39 @@ def judge(table: Dataset, config: JudgeConfig, context: Context) -> StageOutput:
     sources: Counter[str] = Counter()
     with progress("judge", len(rows)) as advance:
         for group in groups.values():
-            sources[_judge_prompt(group, config)] += 1
+            sources[_judge_prompt(group, config, verdicts)] += 1
             advance(len(group))
     rewards = reward_rows(rows, scorer, context) if scorer else {}
     quality = _quality(rows, list(groups.values()), sources) | rewards
     names = [name for name in table.column_names if name in COLUMNS and name not in ADDS]
-    return StageOutput(make_table(rows, (*names, *ADDS)), {}, quality)
+    return StageOutput(make_table(rows, (*names, *ADDS)), dropped, quality)
+
+
+def _named(
+    rows: list[Row], config: JudgeConfig, context: Context, dropped: dict[str, int]
+) -> tuple[list[Row], dict[str, Score]]:
+    """The rows without those on which a verifier of another kind failed, and what it said: row id -> score."""
+    if config.kind == "recorded":
+        return rows, {}
+    by_kind: dict[str, list[Row]] = {}
+    for row in rows:
+        by_kind.setdefault(verifier_of(row, config).kind, []).append(row)
+    verdicts: dict[str, Score] = {}
+    for kind, group in by_kind.items():
+        if kind != ANSWER:
+            verifier = verifier_of(group[0], config)
+            check_ready(verifier, group)
+            verdicts |= scored_rows(group, verifier, context, dropped, f"check {kind}")
+    kept = [row for row in rows if row["id"] in verdicts or verifier_of(row, config).kind == ANSWER]
+    if rows and not kept:
+        raise PrefoptError("judge: the check failed on every row; see the lines above")
+    return kept, verdicts
+
+
+def verifier_of(row: Mapping[str, Any], config: JudgeConfig) -> VerifyConfig:
+    """The verifier of a row: that of the settings, with kind auto `constraints` where the prompt has some and no gold answer."""
+    by_default = config.kind == "auto" and config.verifier.kind == ANSWER
+    return for_prompt(row, config.verifier) if by_default else config.verifier
 
 
 def _scorer(config: JudgeConfig) -> RewardScorer:
@@ -125,10 +163,11 @@ def _has_verdict(row: Mapping[str, Any]) -> bool:
     return row.get("is_correct") is not None or row.get("score") is not None
 
 
-def _judge_prompt(group: list[Row], config: JudgeConfig) -> str:
-    """Fill in the rows of one prompt, in place; says where the verdicts came from: verifier, recorded or none."""
-    if config.verifier.kind != ANSWER and config.kind != "recorded":
-        return _judge_by_name(group, config)
+def _judge_prompt(group: list[Row], config: JudgeConfig, verdicts: Mapping[str, Score]) -> str:
+    """Fill in the rows of one prompt, in place; says where the verdicts came from: a verifier, recorded or none."""
+    if group[0]["id"] in verdicts:
+        _judge_by_name(group, verdicts)
+        return verifier_of(group[0], config).kind
     golds = {row["gold"] for row in group if row.get("gold") is not None}
     if len(golds) > 1:
         raise PrefoptError(
@@ -161,14 +200,16 @@ def _judge_prompt(group: list[Row], config: JudgeConfig) -> str:
     return source
 
 
-def _judge_by_name(group: list[Row], config: JudgeConfig) -> str:
+def _judge_by_name(group: list[Row], verdicts: Mapping[str, Score]) -> None:
     """`_judge_prompt` by a verifier of another kind: it says what is right; answers are told apart by what it names, or by text."""
-    found = [score_completion(row, config.verifier) for row in group]
+    found = [verdicts[row["id"]] for row in group]
     _keep_recorded(group)
     texts = [" ".join((row["completion"] or "").split()) or None for row in group]
     for row, score, text in zip(group, found, texts, strict=True):
         row["answer"] = score.answer if score.answer is not None else text
         row["is_correct"], row["score"] = score.is_correct, score.score
+        if score.details is not None:
+            row["followed"] = score.details
     numbers: dict[str, int] = {}
     for row in group:
         row["answer_class"] = (
@@ -179,7 +220,6 @@ def _judge_by_name(group: list[Row], config: JudgeConfig) -> str:
     )
     for row in group:
         row.update(statistics)
-    return config.verifier.kind
 
 
 def _keep_recorded(group: Sequence[Row]) -> None:

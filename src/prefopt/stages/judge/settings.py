@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from prefopt.core.errors import nearest
 from prefopt.core.settings import Config
 from prefopt.verify import VERIFIERS, VerifyConfig
+from prefopt.verify.verifiers import CODE, OWN
 
-if TYPE_CHECKING:
-    pass
+Kind = Literal["auto", "verifier", "recorded", "reward_model"]
+KINDS = get_args(Kind)
 
 
 class JudgeConfig(Config):
     """Settings of the judge of single completions."""
 
-    kind: Literal["auto", "verifier", "recorded", "reward_model"] = Field(
+    kind: Kind = Field(
         "auto",
-        description="verifier: against gold answers; recorded: verdicts in the file; auto: gold answers where there are "
-        "any; reward_model: `score` is the reward of judge.model; or the name of a verifier, with its `options`",
+        description="verifier: against gold answers; recorded: verdicts in the file; auto: gold answers or constraints "
+        "where there are any; reward_model: `score` is the reward of judge.model; or the name of a verifier (function, "
+        "constraints, regex, json_schema, length, sum, math), with its settings beside it",
     )
     model: str | None = Field(
         None, description="reward_model: directory or hub name of a scalar reward model"
@@ -33,9 +36,16 @@ class JudgeConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _verifier_by_name(cls, given: Any) -> Any:
-        """`{kind: NAME, options: {...}}` of a verifier is short for `{kind: verifier, verifier: {kind: NAME, ...}}`."""
-        if not isinstance(given, dict) or given.get("kind") not in VERIFIERS:
+        """`{kind: NAME, ...}` of a verifier is short for `{kind: verifier, verifier: {kind: NAME, ...}}`."""
+        if not isinstance(given, dict):
             return given
-        rest = {key: value for key, value in given.items() if key not in ("kind", "options")}
-        named = {"kind": given["kind"], "options": given.get("options") or {}}
-        return {**rest, "kind": "verifier", "verifier": {**dict(rest.get("verifier") or {}), **named}}
+        kind = given.get("kind", "auto")
+        if kind in KINDS or not isinstance(kind, str):
+            return given
+        if kind not in (*OWN, *VERIFIERS):
+            names = (*KINDS, *OWN, *VERIFIERS)
+            raise ValueError(CODE if kind == "code" else f"unknown kind {kind!r}, {nearest(kind, names)}")
+        rest = {key: value for key, value in given.items() if key != "kind" and key in cls.model_fields}
+        own = {key: value for key, value in given.items() if key != "kind" and key not in cls.model_fields}
+        named = {**dict(rest.get("verifier") or {}), **own, "kind": kind}
+        return {**rest, "kind": "verifier", "verifier": named}

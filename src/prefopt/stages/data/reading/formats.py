@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefopt.stages.data.reading.forms import exports
-from prefopt.stages.data.reading.forms.ask import prompt_name, questions
+from prefopt.stages.data.reading.forms.ask import constrained, prompt_name, questions
 from prefopt.stages.data.reading.forms.compared import (
     alpaca_eval,
     arena,
@@ -218,6 +218,8 @@ _TABLE = (
     Format("scored", "completions", lambda s: _asks(s) and score_name(s) is not None, scored,
            "prompt and one response with a score, rating or reward"),
     # ---- prompts
+    Format("ifeval", "prompts", lambda s: _asks(s) and has("instruction_id_list")(s), constrained,
+           "prompt, instruction_id_list, kwargs: constraints that a program checks (IFEval)"),
     Format("prompts", "prompts", _asks, questions,
            "prompt, question, problem, instruction (+ input), messages or turns; answer or gold; a gold solution"),
 )  # fmt: skip

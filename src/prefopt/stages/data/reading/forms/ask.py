@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from prefopt.core.errors import PrefoptError
 from prefopt.stages.data.reading.checks import number
 from prefopt.stages.data.reading.dialogue import BadRow, Content, Message, content, user
 from prefopt.tables.records import Row
+from prefopt.verify.constraints.check import constraints_of
 
 # columns that ask the question, by precedence; `input` is appended to an instruction, as in Alpaca
 PROMPTS = ("prompt", "question", "query", "problem", "instruction")
@@ -191,3 +193,17 @@ def questions(row: Row) -> Row:
     if not isinstance(row.get("gold_completion"), str | None):
         raise BadRow("gold solution is not text", f"{row['gold_completion']!r:.60}")
     return {**row, "prompt": prompt}
+
+
+def constrained(row: Row) -> Row:
+    """IFEval: the constraints of `instruction_id_list` and `kwargs` side by side become one column.
+
+    Raises:
+        BadRow: a kind or an argument that there is not.
+    """
+    try:
+        found = constraints_of(row)
+    except PrefoptError as error:
+        raise BadRow("constraint is unknown or incomplete", str(error)) from None
+    rest = {name: value for name, value in row.items() if name not in ("instruction_id_list", "kwargs")}
+    return {**questions(rest), "constraints": found}
