@@ -60,7 +60,7 @@ def run(path, *completions, **more):
 def test_a_failing_row_costs_itself_alone(checks, capfd):
     said = ["good", "raise", "loop", "die", "exit", "odd", "score", "number", "none", "bad"]
     start = time.monotonic()
-    found = run(checks, *said, timeout_s=1.0)
+    found = run(checks, *said, timeout_s=4.0)
     assert time.monotonic() - start < 60
     by_text = dict(zip(said, found, strict=True))
     assert by_text["good"] == Score(True, 1.0)
@@ -70,7 +70,7 @@ def test_a_failing_row_costs_itself_alone(checks, capfd):
     assert by_text["none"] == Score()
     line = CHECK.splitlines().index('        return {}["gone"]') + 1
     assert by_text["raise"].reason == f"check raised KeyError (my_checks.py:{line})"
-    assert by_text["loop"].reason == "check took more than 1 s"
+    assert by_text["loop"].reason == "check took more than 4 s"
     assert by_text["die"].reason == "check ended its process (ended with exit code 3)"
     assert "SystemExit" in by_text["exit"].reason
     assert "TypeError" in by_text["odd"].reason

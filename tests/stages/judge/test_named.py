@@ -47,7 +47,7 @@ def checks(tmp_path):
 
 
 def config_of(path, **more):
-    return JudgeConfig(kind="function", path=str(path), timeout_s=1.0, **more)
+    return JudgeConfig(kind="function", path=str(path), timeout_s=4.0, **more)
 
 
 def test_failures_are_dropped_with_their_reason_and_the_rest_is_judged(checks, tmp_path, capfd):
@@ -58,11 +58,11 @@ def test_failures_are_dropped_with_their_reason_and_the_rest_is_judged(checks, t
     assert [row["is_correct"] for row in rows] == [True, False, True, False, True]
     assert [row["n"] for row in rows] == [3, 3, 3, 2, 2]
     dropped = json.loads((tmp_path / "out" / "manifest.json").read_text())["dropped"]
-    assert dropped == {"check raised ValueError (my_checks.py:8)": 2, "check took more than 1 s": 1}
+    assert dropped == {"check raised ValueError (my_checks.py:8)": 2, "check took more than 4 s": 1}
     assert done.quality["judged_by"] == {"function": 2}
     told = capfd.readouterr().err
     assert told.count("of no use") == 1
-    assert "took more than 1 s" in told
+    assert "took more than 4 s" in told
     with pytest.raises(PrefoptError, match="strict"):
         judge(table(), config, Context(strict=True))
 
@@ -143,7 +143,7 @@ def test_the_examples_of_the_docs_run(tmp_path):
     ]
     code = f"""
 import json, prefopt
-table = prefopt.judge({[{"prompt": "q", "completions": rows}]!r}, kind="function", path="my_checks.py", timeout_s=2)
+table = prefopt.judge({[{"prompt": "q", "completions": rows}]!r}, kind="function", path="my_checks.py", timeout_s=4)
 print(json.dumps([[row["completion"], row["is_correct"]] for row in table]))
 """
     done = subprocess.run(
@@ -153,4 +153,4 @@ print(json.dumps([[row["completion"], row["is_correct"]] for row in table]))
     found = json.loads(done.stdout.splitlines()[-1])
     assert [verdict for _, verdict in found] == [True, False]
     assert "ValueError: substring not found" in done.stderr
-    assert "took more than 2 s" in done.stderr
+    assert "took more than 4 s" in done.stderr
