@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import notice
 from prefopt.engines import Engine, EngineOptions, Sampling, engine_digests, open_engine
 from prefopt.engines.client import GAVE_UP
 from prefopt.stages.evaluate.columns import ADDS
@@ -89,9 +90,11 @@ def _test_prompts(table: Dataset, config: EvaluateConfig, context: Context) -> l
         from prefopt.stages.data.chat import for_model
         from prefopt.stages.data.data import data
 
-        found = data(
-            None, for_model(config.data, context.model), Context(context.seed, strict=context.strict)
-        ).table
+        read = data(None, for_model(config.data, context.model), Context(context.seed, strict=context.strict))
+        if read.dropped:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(read.dropped.items()))
+            notice(f"evaluate: test prompts dropped: {reasons}")
+        found = read.table
     if found is not None:
         rows = rows_of(found)
     elif "chosen" in table.column_names or is_unpaired(table.column_names):
