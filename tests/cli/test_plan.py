@@ -11,7 +11,7 @@ from command import command
 from prefopt.core.errors import PrefoptError
 from prefopt.models.find import resolve_model
 from prefopt.models.load import load_model
-from prefopt.models.output import add_adapter
+from prefopt.models.lora import add_adapter
 from prefopt.pipeline import costs
 from prefopt.pipeline.costs import learning_rates, measure, model_size, training_bytes
 from prefopt.pipeline.expected import steps_of
@@ -138,7 +138,7 @@ def test_sizes_are_those_of_the_model():
     assert size.parameters == sum(weight.numel() for weight in model.parameters())
     assert (size.dtype, size.bytes) == ("float32", 4 * size.parameters)
     lora = LoraSettings(r=4)
-    adapted = add_adapter(model, **lora.model_dump(exclude={"merge"}))
+    adapted = add_adapter(model, **lora.adapter)
     assert size.adapter(lora) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     whole = training_bytes(size, TrainConfig())
     assert whole == {"weights": size.bytes, "gradients": size.bytes, "Adam's moments": 2 * size.bytes}

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
 from prefopt.losses import build_loss
-from prefopt.models.output import add_adapter
+from prefopt.models.lora import add_adapter
 from prefopt.scoring.logprobs import token_logps
 from prefopt.scoring.shared import check_sharing, packed_token_logps
 from prefopt.stages.train.settings import TrainConfig, trainer_settings
@@ -154,6 +154,8 @@ def test_a_store_wins_where_it_is_whole_and_can_be_refused(tmp_path, rows):
         ({"reference": "adapter_off"}, "needs an adapter"),
         ({"load_in_4bit": True}, "merge to false"),
         ({"load_in_4bit": True, "lora": {}}, "merge to false"),
+        ({"load_in_8bit": True, "lora": {}}, "load_in_8bit trains an adapter on weights that stay in 8 bits"),
+        ({"load_in_8bit": True, "load_in_4bit": True, "lora": {"merge": False}}, "one of them"),
         ({"sync_reference": {"alpha": 0.5}, "lora": {}}, "alpha must be 1"),
         ({"sync_reference": {}, "loss": "simpo"}, "reads one"),
         ({"sync_reference": {"alpha": 1.5}}, "sync_reference.alpha"),

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
 
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import LossSum, build_loss
-from prefopt.models.output import add_adapter
+from prefopt.models.lora import add_adapter
 from prefopt.models.quiet import no_bars, seeded
 from prefopt.scoring.logprobs import score
 from prefopt.training import distributed

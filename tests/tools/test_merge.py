@@ -7,15 +7,19 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prefopt.cli import app as cli
 from prefopt.core.errors import PrefoptError
-from prefopt.models.adapters import merged_weights, quantization, save_arguments
+from prefopt.core.settings import parse_config
+from prefopt.models.adapters import merged_weights, quantization
 from prefopt.models.load import checkpoint_dtype, load_model, load_tokenizer, model_digest, tokenizer_digest
-from prefopt.models.output import add_adapter
+from prefopt.models.lora import add_adapter, base_is_kept, save_adapter
+from prefopt.models.quiet import quiet_peft, seeded
 from prefopt.recipes.quickstart.build import make_tokenizer
 from prefopt.scoring.logprobs import completion_logps
+from prefopt.stages.train.settings import TrainConfig
 from prefopt.tools.merge import merge_adapter
 
 PAIRS = [([5, 9, 11], [7, 8, 6]), ([6, 12], [13, 4, 9, 4]), ([10], [3])]
@@ -44,7 +48,7 @@ def write_adapter(base, path, *, modules="all-linear", tokenizer=True):
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.1)
-    model.save_pretrained(path, **save_arguments(model))
+    save_adapter(model, path)
     if tokenizer:
         load_tokenizer(base).save_pretrained(path)
     return model.eval()
@@ -154,11 +158,11 @@ def test_the_verb(adapter, tmp_path, monkeypatch, capsys):
 def test_four_bits_need_a_gpu_and_bitsandbytes(base, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PrefoptError, match="no CUDA device"):
-        load_model(base, in_4bit=True)
+        load_model(base, bits=4)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("prefopt.models.adapters.find_spec", lambda name: None)
     with pytest.raises(PrefoptError, match="bitsandbytes is not installed"):
-        quantization(torch.bfloat16)
+        quantization(torch.bfloat16, 4)
 
 
 def test_merging_leaves_a_plain_head_tied(base):
@@ -167,3 +171,127 @@ def test_merging_leaves_a_plain_head_tied(base):
     )
     assert model.config.tie_word_embeddings
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+
+# ---- adapters of longer vocabularies, with modules of their own, and of other kinds
+
+
+def spread(model, std=0.1):
+    """Every trained weight away from where it began."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and weight.ndim == 2:
+                weight.add_(
+                    std * torch.randn(weight.shape, generator=torch.Generator().manual_seed(len(name)))
+                )
+    return model.eval()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("rows", "more"),
+    [
+        (3, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+        (
+            3,
+            {"target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+        ),  # saved with the embedding, as peft does where it grew
+        (-2, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+        (0, {"modules_to_save": ["lm_head"]}),
+        (0, {"modules_to_save": ["embed_tokens"]}),
+        (0, {"trainable_token_indices": [5, 9]}),
+        (0, {"use_dora": True}),
+        (0, {"use_rslora": True}),
+        (0, {"init_lora_weights": "pissa"}),
+        (0, {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+    ],
+    ids=str,
+)
+def test_an_adapter_is_put_in_as_peft_runs_it(tmp_path, tied, rows, more):
+    base = write_base(tmp_path / "base", tied=tied)
+    model, tokenizer = load_model(base), load_tokenizer(base)
+    size = model.get_input_embeddings().weight.shape[0] + rows
+    if rows:
+        model.resize_token_embeddings(size, mean_resizing=False)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", **more}
+    with quiet_peft():
+        adapted = spread(get_peft_model(model, LoraConfig(**settings)))
+        adapted.save_pretrained(tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    pairs = [*PAIRS, ([5], [size - 1, 6])]
+    expected = completion_logps(adapted, pairs).detach()
+    merged = merge_adapter(tmp_path / "adapter", tmp_path / "merged", model=str(base))
+    for path in (tmp_path / "adapter", merged):
+        torch.testing.assert_close(
+            completion_logps(load_model(path), pairs).detach(), expected, atol=2e-4, rtol=0
+        )
+
+
+def test_an_adapter_whose_base_grew_and_is_not_here_is_told(tmp_path):
+    base = write_base(tmp_path / "base", tied=False)
+    model = load_model(base)
+    model.resize_token_embeddings(model.get_input_embeddings().weight.shape[0] + 3, mean_resizing=False)
+    config = LoraConfig(r=4, target_modules=["lm_head"], task_type="CAUSAL_LM")
+    with quiet_peft():
+        get_peft_model(model, config).save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    load_tokenizer(base).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(PrefoptError, match=r"rows of embedding, but .* does not hold the others"):
+        load_model(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "pissa_niter_4"])
+@pytest.mark.parametrize("scale", [{}, {"use_rslora": True}, {"rank_pattern": {"v_proj": 2}}], ids=str)
+def test_an_adapter_of_a_changed_base_is_written_as_lora_of_its_base(tmp_path, base, start, scale):
+    more = {"init_lora_weights": start, **scale}
+    with seeded(0):
+        model = add_adapter(
+            load_model(base), r=4, alpha=8.0, dropout=0.0, target_modules=["q_proj", "v_proj"], **more
+        )
+    before = completion_logps(load_model(base), PAIRS).detach()
+    torch.testing.assert_close(completion_logps(model, PAIRS).detach(), before, atol=1e-4, rtol=0)
+    assert not base_is_kept(model)
+    expected = completion_logps(spread(model), PAIRS).detach()
+    assert float((expected - before).abs().max()) > 1e-2
+    save_adapter(model, tmp_path / "adapter")
+    load_tokenizer(base).save_pretrained(tmp_path / "adapter")
+    torch.testing.assert_close(
+        completion_logps(load_model(tmp_path / "adapter"), PAIRS).detach(), expected, atol=2e-4, rtol=0
+    )
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["init_lora_weights"] is True
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ({}, True),
+        ({"use_dora": True}, True),
+        ({"modules_to_save": ["lm_head"]}, True),
+        ({"bias": "all"}, False),
+    ],
+    ids=str,
+)
+def test_what_keeps_its_base(base, more, kept):
+    model = add_adapter(load_model(base), r=4, alpha=8.0, dropout=0.0, target_modules=["q_proj"], **more)
+    assert base_is_kept(model) is kept
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"use_dorra": True}, "lora.use_dorra: unknown key, did you mean 'use_dora'"),
+        ({"lora_alpha": 8}, "lora_alpha: is `alpha` here"),
+        ({"init_lora_weights": "eva"}, "eva is not done here"),
+        ({"bias": 3, "layers_pattern": "h", "target_modules": "all-linear"}, "layers_pattern"),
+        ({"init_lora_weights": "pissa", "merge": False}, None),
+        ({"loraplus_lr_ratio": 0}, "greater than 0"),
+    ],
+    ids=str,
+)
+def test_keys_of_peft_are_checked_when_settings_are_read(more, said):
+    if said is None:
+        assert not parse_config(TrainConfig, {"lora": more}, "x").lora.keeps_base
+        return
+    with pytest.raises(PrefoptError) as caught:
+        parse_config(TrainConfig, {"lora": more}, "x")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import build_loss
-from prefopt.models.output import add_adapter
+from prefopt.models.lora import add_adapter
 from prefopt.training.metrics import history_rows
 
 PACKED = {"shared_prefix": True, "max_tokens_per_row": 60}

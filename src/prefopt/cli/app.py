@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from prefopt.cli.ends import run_to_end
 from prefopt.cli.overview import group_help
 from prefopt.cli.plugins import without_plugins
 from prefopt.cli.registry import Group, Verb, read_app
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.suite.commands import suite_app
 
@@ -117,10 +119,23 @@ def call(words: Sequence[str]) -> None:
     if given.wants_help:
         typer.echo(help_of(entry.path))
         return
+    if processes.rank() and not _is_for_all(entry, words):
+        return  # the first process does it
     arguments = own_options(entry, given)
     if entry.signature.context is not None:
         arguments[entry.signature.context] = SimpleNamespace(args=given.settings, invoked_subcommand=None)
     entry.function(**arguments)
+
+
+def _is_for_all(verb: Verb, words: Sequence[str]) -> bool:
+    """Whether a verb's work is walked through by all processes of a launch."""
+    return verb.path[0] in ("run", *verbs.VERBS) and "--dry-run" not in words
+
+
+def _be_quiet() -> None:
+    """Of several processes the first prints."""
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (to the end of the process)
+    logging.getLogger("prefopt").setLevel(logging.ERROR)
 
 
 def leave_group() -> None:
@@ -138,7 +153,17 @@ def main(words: Sequence[str] | None = None) -> None:
     # several stages load models in one process; the tokenizers' own threads would warn after a fork
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     given = list(sys.argv[1:] if words is None else words)
-    code = run_to_end(lambda: call(given), given)
+    if processes.rank():
+        _be_quiet()
+
+    def command() -> None:
+        call(given)
+        processes.leave()
+
+    if processes.world() > 1:
+        processes.tell_at_end()
+    code = run_to_end(command, given)
+    processes.close()
     if not code:
         leave_group()
     sys.exit(code)

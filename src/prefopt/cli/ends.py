@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import typer
 
 from prefopt import __version__
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError, no_space, out_of_memory
 from prefopt.core.terminal import guarded, one_line
 
@@ -51,7 +52,13 @@ def run_to_end(command: Callable[[], None], words: Sequence[str]) -> int:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:  # the reader of our output has left
                 sys.stderr.write("error: the output was closed before its end\n")
                 return 2
-            sys.stderr.write(f"error: {one_line(_told(error, words))}\n")
+            text = _told(error, words)
+            processes.fail(error, text)
+            if not processes.speaks():
+                return 2
+            sys.stderr.write(f"error: {one_line(text)}\n")
+            sys.stderr.flush()
+            processes.has_spoken()
             if os.environ.get(SHOW) == "1":
                 sys.stderr.write("".join(traceback.format_exception(error)))
             return 2

@@ -11,6 +11,7 @@ import typer
 from prefopt.cli.registry import OPEN
 from prefopt.cli.verbs import Model, Retry, Strict, print_failed
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import is_first_process
 
 if TYPE_CHECKING:
     from prefopt.pipeline.recipe import Recipe
@@ -73,6 +74,8 @@ def run_command(
     from prefopt.tables.records import is_writable
 
     summary = run(loaded, folder, strict=strict, retry_failed=retry_failed, overwrite=overwrite)
+    if not is_first_process():
+        return
     print_summary(summary)
     for place, failed in summary["failed"].items():
         print_failed(failed, f"{place}: ")
@@ -86,7 +89,10 @@ def _run_seeds(recipe: Recipe, folder: Path, **how: Any) -> None:
     from prefopt.report.over_seeds import print_seeds
     from prefopt.tables.records import is_writable
 
-    print_seeds(run_seeds(recipe, folder, **how))
+    summary = run_seeds(recipe, folder, **how)
+    if not is_first_process():
+        return
+    print_seeds(summary)
     typer.echo(write_report(folder) if is_writable(folder) else f"{folder}: read-only, nothing was written")
 
 

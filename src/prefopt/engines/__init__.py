@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.plugins import add_part, check_options, digests, keywords_of, origin_of
 from prefopt.core.settings import Config
@@ -136,6 +137,11 @@ def open_engine(
     if name not in ENGINES:
         raise PrefoptError(f"unknown engine {name!r}, {nearest(name, ENGINES)}")
     maker = ENGINES[name]
+    if name == "vllm" and processes.world() > 1:
+        raise PrefoptError(
+            f"engine 'vllm': starts its own processes, but this command has {processes.world()}; start it without torchrun, and "
+            "set vllm.tensor_parallel_size for several GPUs"
+        )
     if callable(maker):
         return AddedEngine(name, maker, model, dict(options.more) if options else {})
     module, install = maker

@@ -1,4 +1,4 @@
-"""Adapter directories (PEFT): found on their base, put into its weights; and bases held in 4 bits (QLoRA).
+"""Adapter directories (PEFT): found on their base, put into its weights; and bases held in 4 or 8 bits.
 
 An adapter directory holds `adapter_config.json` and `adapter_model.safetensors` and names its base, which may be an
 adapter directory itself.
@@ -10,13 +10,15 @@ import json
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from prefopt.core.errors import PrefoptError, out_of_memory
+from prefopt.core.notice import notice
+from prefopt.models.quiet import quiet_peft, seeded
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -93,12 +95,18 @@ def put_in(model: PreTrainedModel, path: Path) -> PreTrainedModel:
     """
     from peft import PeftModel
 
-    adapter_settings(path)
+    settings = adapter_settings(path)
+    if str(settings.get("init_lora_weights")).startswith("pissa_niter"):
+        notice(
+            f"{path}: begun by a randomised decomposition of its base ({settings['init_lora_weights']}), which is made again: "
+            "the model is near the trained one, not the same; save the adapter converted to LoRA, or merged"
+        )
     try:
-        with warnings.catch_warnings():
+        with quiet_peft(), seeded(0):
             warnings.filterwarnings("error", "Found missing adapter keys")
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            _fit_vocabulary(model, path)
             adapted: Any = PeftModel.from_pretrained(model, str(path), use_safetensors=True)
+            _load_embeddings(adapted, path / WEIGHTS)
             merged = merged_weights(adapted)
     except PrefoptError:
         raise
@@ -115,10 +123,64 @@ def put_in(model: PreTrainedModel, path: Path) -> PreTrainedModel:
     return merged.eval()
 
 
+def _fit_vocabulary(model: PreTrainedModel, path: Path) -> None:
+    """Give embedding and head the rows of an adapter that was trained on a base with more tokens (or fewer).
+
+    Raises:
+        PrefoptError: the adapter does not bring those rows.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    names = {id(module): name for name, module in model.named_modules()}
+    places = [names[id(module)] for module in (embedding, head) if id(module) in names]
+    shapes = _shapes_of(path / WEIGHTS)
+    own = embedding.weight.shape[0]
+    whole, parts = [], []
+    for place in places:
+        whole += [
+            shapes[name][0] for name in (f"{place}.weight", f"{place}.base_layer.weight") if name in shapes
+        ]
+        parts += [shapes[name][1] for name in (f"{place}.lora_embedding_A",) if name in shapes]
+        parts += [shapes[name][0] for name in (f"{place}.lora_B.weight",) if name in shapes]
+    wanted = next((size for size in (*whole, *parts) if size != own), own)
+    if wanted == own:
+        return
+    # saved whole, or (a tied head) with the embedding
+    is_tied = f"{places[0]}.weight" in shapes and head is not None and head.weight is embedding.weight
+    if wanted > own and len(whole) < len(places) and not is_tied:
+        raise PrefoptError(
+            f"{path}: belongs to a base with {wanted} rows of embedding, but {model.name_or_path} has {own}, and the adapter "
+            "does not hold the others; give the base that was made longer, or save the adapter with its embedding "
+            "(save_embedding_layers)"
+        )
+    model.resize_token_embeddings(wanted, mean_resizing=False)
+
+
+def _load_embeddings(adapted: nn.Module, file: Path) -> None:
+    """Take the embedding and head of a base that was made longer, which peft saves and does not always read."""
+    from safetensors import safe_open
+
+    weights = dict(adapted.named_parameters())
+    with safe_open(file, framework="pt") as tensors, torch.no_grad():
+        for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+            if name in weights:
+                weights[name].copy_(tensors.get_tensor(name))
+
+
+def _shapes_of(file: Path) -> dict[str, list[int]]:
+    """Name within the base model -> shape, of an adapter's tensors."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as tensors:
+        return {
+            name.removeprefix("base_model.model."): tensors.get_slice(name).get_shape()
+            for name in tensors.keys()  # noqa: SIM118 (safe_open is no mapping)
+        }
+
+
 def merged_weights(adapted: Any) -> Any:
     """The model within a PEFT model, its adapter added into the weights.
 
-    A head that is tied to the embedding and has an adapter is untied, since the embedding has none.
+    Head and embedding that are tied in the base are untied where the adapter has made them differ.
 
     Raises:
         ValueError: weights that are not finite.
@@ -126,35 +188,44 @@ def merged_weights(adapted: Any) -> Any:
     model = adapted.get_base_model()
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     layer = getattr(head, "base_layer", None)
-    if layer is not None and layer.weight is embedding.weight:
+    if layer is not None and layer.weight is getattr(embedding, "base_layer", embedding).weight:
         layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
-        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
-    return adapted.merge_and_unload(safe_merge=True)
+    with quiet_peft():
+        merged = adapted.merge_and_unload(safe_merge=True)
+    head, embedding = merged.get_output_embeddings(), merged.get_input_embeddings()
+    if head is not None and head.weight is not embedding.weight:
+        for config in (merged.config, merged.config.get_text_config()):
+            config.tie_word_embeddings = False
+    return merged
 
 
-def save_arguments(model: Any) -> dict[str, Any]:
-    """Arguments of `save_pretrained`: of an adapter without the embeddings, which are not trained."""
-    return {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+Bits = Literal[4, 8]
 
 
-def quantization(dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for weights in 4 bits: nf4, doubly quantized (QLoRA, 2305.14314).
+def quantization(dtype: torch.dtype, bits: Bits) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for quantized weights: nf4, doubly quantized (QLoRA, 2305.14314), or LLM.int8
+    (2208.07339).
 
     dtype: of the arithmetic.
 
     Raises:
         PrefoptError: no CUDA device, or bitsandbytes is not installed.
     """
+    setting = f"train.load_in_{bits}bit"
     if not torch.cuda.is_available():
-        raise PrefoptError("train.load_in_4bit: there is no CUDA device; set it to false")
+        raise PrefoptError(f"{setting}: there is no CUDA device; set it to false")
     if find_spec("bitsandbytes") is None:
-        raise PrefoptError("train.load_in_4bit: bitsandbytes is not installed; pip install 'prefopt[qlora]'")
+        raise PrefoptError(f"{setting}: bitsandbytes is not installed; pip install 'prefopt[qlora]'")
     from transformers import BitsAndBytesConfig
 
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
+    settings = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if bits == 8
+        else BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
     )
     return {"quantization_config": settings, "device_map": {"": torch.cuda.current_device()}}

@@ -7,6 +7,7 @@ is 0, the dtype is the checkpoint's.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError, out_of_memory
 from prefopt.models.adapters import VOLATILE as ADAPTER_VOLATILE
-from prefopt.models.adapters import WEIGHTS, adapter_settings, base_of, is_adapter, put_in, quantization
+from prefopt.models.adapters import WEIGHTS, Bits, adapter_settings, base_of, is_adapter, put_in, quantization
 from prefopt.models.bounds import check_sizes, check_unused
 from prefopt.models.marks import plain_ids
 from prefopt.models.quiet import no_progress_bar
@@ -83,25 +85,27 @@ def load_tokenizer(path: Path, *, base: Path | None = None) -> PreTrainedTokeniz
     return tokenizer
 
 
-def load_model(path: Path, *, dtype: Dtype = "auto", in_4bit: bool = False) -> PreTrainedModel:
+def load_model(path: Path, *, dtype: Dtype = "auto", bits: Bits | None = None) -> PreTrainedModel:
     """The directory's causal language model, in eval mode on the CPU, dropout 0; of an adapter, merged into its base.
 
-    dtype: `auto` is the checkpoint's own, never silently float32. in_4bit: linear layers quantized, on the GPU (QLoRA).
+    dtype: `auto` is the checkpoint's own, never silently float32. bits: linear layers quantized to so many, on the GPU.
 
     Raises:
-        PrefoptError: something is missing (config, tokenizer, weights, single tensors) or cannot be read; 4 bits of an
-            adapter, or where they cannot be had.
+        PrefoptError: something is missing (config, tokenizer, weights, single tensors) or cannot be read; 4 or 8 bits of
+            an adapter, or where they cannot be had.
     """
     from transformers import AutoModelForCausalLM
 
     check_directory(path)
     if is_adapter(path):
-        if in_4bit:
-            raise PrefoptError(f"{path}: an adapter has no 4-bit weights; run `prefopt merge-adapter` first")
+        if bits:
+            raise PrefoptError(
+                f"{path}: an adapter has no {bits}-bit weights; run `prefopt merge-adapter` first"
+            )
         return put_in(load_model(base_of(path), dtype=dtype), path)
     more = None
-    if in_4bit:
-        more = quantization(getattr(torch, checkpoint_dtype(path) if dtype == "auto" else dtype))
+    if bits:
+        more = quantization(getattr(torch, checkpoint_dtype(path) if dtype == "auto" else dtype), bits)
     config = without_dropout(load_config(path))
     return load_pretrained(AutoModelForCausalLM, path, config, dtype=dtype, more=more)
 
@@ -165,8 +169,12 @@ def checkpoint_dtype(path: Path) -> str:
 
 
 def default_device() -> torch.device:
-    """The CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The CUDA device if there is one (of several processes each has its own), else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if processes.world() > 1:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return torch.device("cuda")
 
 
 def model_digest(path: Path) -> str:

@@ -1,10 +1,8 @@
-"""What stands around the trainer: adapters before it, the model directory and the hub after it."""
+"""What comes behind the trainer: the model directory and the hub."""
 
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +11,9 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from prefopt.core.errors import PrefoptError, no_space
-from prefopt.models.adapters import save_arguments
+from prefopt.models.lora import save_adapter
 from prefopt.models.quiet import no_bars
 from prefopt.models.written import into_place
-
-
-def add_adapter(
-    model: Any, *, r: int, alpha: float, dropout: float, target_modules: str | Sequence[str]
-) -> Any:
-    """The model with a fresh LoRA adapter (2106.09685), all other weights frozen; its output is unchanged at first.
-
-    target_modules: "all-linear" (all but the LM head) or names of linear layers.
-
-    Raises:
-        PrefoptError: no layer has such a name.
-    """
-    from peft import LoraConfig, get_peft_model
-
-    modules = target_modules if isinstance(target_modules, str) else list(target_modules)
-    settings = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, task_type="CAUSAL_LM"
-    )
-    try:
-        with warnings.catch_warnings():
-            # peft asks transformers for an attribute by its old name
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            return get_peft_model(model, settings)
-    except ValueError as error:
-        raise PrefoptError(f"train.lora.target_modules: {str(error).splitlines()[0]}") from None
 
 
 def write_model(
@@ -63,7 +36,10 @@ def write_model(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         with no_bars():
-            model.save_pretrained(temporary, state_dict=state_dict, **save_arguments(model))  # type: ignore[operator]
+            if hasattr(model, "peft_config"):
+                save_adapter(model, temporary, state_dict)
+            else:
+                model.save_pretrained(temporary, state_dict=state_dict)  # type: ignore[operator]
         tokenizer.save_pretrained(str(temporary))
         (temporary / "README.md").write_text(card, encoding="utf-8")
         into_place(temporary, target)

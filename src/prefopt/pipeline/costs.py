@@ -100,7 +100,7 @@ def training_bytes(size: ModelSize, config: TrainConfig) -> dict[str, int]:
     per = {"float32": 4, "bfloat16": 2, "float16": 2}.get(size.dtype, 4)
     per = {"float32": 4, "mixed": 4, "bfloat16": 2}.get(config.precision, per)
     trained = size.adapter(config.lora) if config.lora is not None else size.parameters
-    weights = size.parameters // 2 if config.load_in_4bit else size.parameters * per
+    weights = size.parameters * config.bits // 8 if config.bits else size.parameters * per
     weights += trained * per if config.lora is not None else 0
     return {"weights": weights, "gradients": trained * per, "Adam's moments": 2 * trained * per}
 

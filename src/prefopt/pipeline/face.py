@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.settings import merge
 from prefopt.models.given import given_model
@@ -157,13 +158,17 @@ def run(
     folder = Path(output) if output is not None else Path("runs") / loaded.name
     if kept := _kept(data, model, folder):
         loaded = load_recipe(recipe, merge(over, kept))
-    check_run(folder, loaded, overwrite=overwrite)
-    with working_in(folder):
-        enter_run(folder, loaded, check_run(folder, loaded, overwrite=overwrite))
-        _keep(data, model, folder)
+    processes.by_first(lambda: check_run(folder, loaded, overwrite=overwrite))
+    with processes.telling(), working_in(folder):
+
+        def enter() -> None:
+            enter_run(folder, loaded, check_run(folder, loaded, overwrite=overwrite))
+            _keep(data, model, folder)
+
+        processes.by_first(enter)
         run_all = run_seeds if loaded.seeds else run_recipe
         run_all(loaded, folder, strict=strict, overwrite=overwrite, callbacks=callbacks)
-        write_report(folder)
+        processes.by_first(lambda: str(write_report(folder)))
     return SeedRuns(folder) if loaded.seeds else Run(folder)
 
 

@@ -98,7 +98,8 @@ def reads_no_reference(arm: Recipe) -> bool:
 def _has_reference(arm: Recipe, columns: Collection[str]) -> bool:
     """Whether training will find reference log-probs, or computes them itself."""
     assert arm.train is not None
-    is_live = arm.train.lora is not None or arm.train.sync_reference is not None
+    lora = arm.train.lora
+    is_live = (lora is not None and lora.keeps_base) or arm.train.sync_reference is not None
     if is_live or not arm.train.loss_sum.needs_reference:
         return True
     roles = ("completion",) if arm.train.loss_sum.kind == "unpaired" else ("chosen", "rejected")

@@ -13,12 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefopt import __version__
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError
-from prefopt.core.notice import notice
+from prefopt.core.notice import is_first_process, notice
 from prefopt.pipeline.folder import (
     MODEL_FOLDER,
     SUMMARY,
@@ -131,11 +133,15 @@ def run(
     Raises:
         PrefoptError: bad input or settings, with the remedy; another process or another recipe's run in the folder.
     """
-    check_run(output, recipe, overwrite=overwrite)
-    with working_in(output):
-        changed = check_run(output, recipe, overwrite=overwrite)
-        resolve_arms(recipe)
-        enter_run(output, recipe, changed)
+    processes.by_first(lambda: check_run(output, recipe, overwrite=overwrite))
+    with processes.telling(), working_in(output):
+
+        def enter() -> None:
+            changed = check_run(output, recipe, overwrite=overwrite)
+            resolve_arms(recipe)
+            enter_run(output, recipe, changed)
+
+        processes.by_first(enter)
         state = Run(root=output, recipe=recipe, strict=strict, retry_failed=retry_failed, callbacks=callbacks)
         return _run(state)
 
@@ -149,16 +155,20 @@ def _run(state: Run) -> dict[str, Any]:
     walked = walk(state)
     if state.retry_failed and not state.reopened:
         notice(f"{output}: no failed rows; nothing was asked again")
-    remove_stale(output, BY_NAME, state.used, tiny=recipe.model == "tiny")
-    seconds = time.perf_counter() - start
-    chains = {name: chain[-1] for name, chain in walked.rounds.items()}
-    summary = summarize(output, recipe, chains, walked.evaluated, seconds, walked.by_round)
-    before = read_json(output / SUMMARY)
-    if not state.worked and before is not None:
-        summary["seconds"] = before.get("seconds", summary["seconds"])  # those of the work itself
-    if summary != before and is_writable(output):  # a finished run may lie on a disk that is not
-        write_json(output / SUMMARY, summary)
-    return summary
+
+    def finish() -> dict[str, Any]:
+        remove_stale(output, BY_NAME, state.used, tiny=recipe.model == "tiny")
+        seconds = time.perf_counter() - start
+        chains = {name: chain[-1] for name, chain in walked.rounds.items()}
+        summary = summarize(output, recipe, chains, walked.evaluated, seconds, walked.by_round)
+        before = read_json(output / SUMMARY)
+        if not state.worked and before is not None:
+            summary["seconds"] = before.get("seconds", summary["seconds"])  # those of the work itself
+        if summary != before and is_writable(output):  # a finished run may lie on a disk that is not
+            write_json(output / SUMMARY, summary)
+        return summary
+
+    return processes.by_first(finish)
 
 
 def walk(state: Run) -> Walked:
@@ -275,7 +285,8 @@ def prepare_model(state: Run, source: Done) -> None:
         tiny = state.recipe.tiny
         directory = state.root / MODEL_FOLDER
         key = digest("tiny", tiny.model_dump(), state.recipe.seed, source.key, __version__)
-        build_tiny_for(
+        build = partial(
+            build_tiny_for,
             source.folder.table(),
             directory,
             key=key,
@@ -283,6 +294,7 @@ def prepare_model(state: Run, source: Done) -> None:
             vocab_size=tiny.vocab_size,
             warmup_steps=tiny.warmup_steps,
         )
+        processes.by_first(lambda: bool(build()))
         state.model = directory
     else:
         state.model = resolve_model(state.recipe.model)
@@ -350,7 +362,7 @@ def write_skip(state: Run, stage: Stage, home: Path, reason: str) -> None:
     path, said = home / f"{stage.folder_name}.skipped.json", {"stage": stage.name, "skipped": reason}
     if home == state.root:
         state.used.add(path)
-        if read_json(path) != said:
+        if is_first_process() and read_json(path) != said:
             write_json(path, said)
 
 

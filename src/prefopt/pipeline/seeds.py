@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefopt.core.notice import notice
+from prefopt.core import processes
+from prefopt.core.notice import is_first_process, notice
 from prefopt.core.settings import parse_config
 from prefopt.pipeline.folder import SUMMARY, check_run, enter_run
 from prefopt.pipeline.recipe import Recipe
@@ -45,10 +46,9 @@ def run_seeds(
     Raises:
         PrefoptError: as `run`.
     """
-    check_run(output, recipe, overwrite=overwrite)
-    with working_in(output):
-        changed = check_run(output, recipe, overwrite=overwrite)
-        enter_run(output, recipe, changed)
+    processes.by_first(lambda: check_run(output, recipe, overwrite=overwrite))
+    with processes.telling(), working_in(output):
+        processes.by_first(lambda: enter_run(output, recipe, check_run(output, recipe, overwrite=overwrite)))
         summaries, folders = {}, {}
         for number, seed in enumerate(recipe.seeds, start=1):
             place = f"{SEEDS}/{seed}"
@@ -58,13 +58,17 @@ def run_seeds(
                     alone, output / place, strict=strict, retry_failed=retry_failed, overwrite=overwrite, callbacks=callbacks
                 )  # fmt: skip
             folders[seed] = place
-            if is_writable(output):
+            if is_first_process() and is_writable(output):
                 write_report(output / place)
-        _tell_others(output, folders)
-        summary = summarize_seeds(summaries, folders)
-        if summary != read_json(output / SUMMARY) and is_writable(output):
-            write_json(output / SUMMARY, summary)
-    return summary
+
+        def finish() -> dict[str, Any]:
+            _tell_others(output, folders)
+            summary = summarize_seeds(summaries, folders)
+            if summary != read_json(output / SUMMARY) and is_writable(output):
+                write_json(output / SUMMARY, summary)
+            return summary
+
+        return processes.by_first(finish)
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefopt import __version__
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError
 from prefopt.core.notice import notice
 from prefopt.stages.data import data
 from prefopt.stages.data.chat import for_model, in_messages
 from prefopt.stages.places import check_places
-from prefopt.stages.running import run_stage, way_of
+from prefopt.stages.running import run_stage, stored, way_of
 from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
@@ -45,10 +46,14 @@ def run_alone(
     """
     folder = stage.folder(output)
     place = None if isinstance(source, Opened) else source
-    check_places(output, config, context, place, [output / name for name in stage.lasting])
-    folder.check()
-    with working_in(output):
-        folder.check()  # the process before may have left something
+
+    def check() -> None:
+        check_places(output, config, context, place, [output / name for name in stage.lasting])
+        folder.check()
+
+    processes.by_first(check)
+    with processes.telling(), working_in(output):
+        processes.by_first(folder.check)  # the process before may have left something
         return _run_alone(stage, config, source, folder, context, retry_failed=retry_failed)
 
 
@@ -76,14 +81,11 @@ def _run_alone(
     test_key = data.source_digest(tests) if tests else ""
     parts = [stage.name, settings, context.seed, context.strict, input_key, test_key, model_key]
     key = digest(*parts, stage.outside(config), __version__)
-    way = way_of(folder, key, retry_failed)
+    way = processes.by_first(lambda: way_of(folder, key, retry_failed))
     if way == "none":
         if retry_failed:
             notice(f"{folder.path}: no failed rows; nothing is asked again")
-        manifest = folder.manifest or {}
-        return StageOutput(
-            folder.table(), manifest.get("dropped", {}), manifest.get("quality", {}), folder.failed
-        )
+        return stored(folder)
     at_reading = dict(opened.dropped) if opened else {}
     about = {"key": key, "input": input_key, "dropped_at_reading": at_reading}
     table = opened.table if opened else None

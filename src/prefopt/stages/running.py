@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefopt import __version__
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError
-from prefopt.core.notice import notice
+from prefopt.core.notice import is_first_process, notice
 from prefopt.core.settings import changed_keys
 from prefopt.stages.concerns import concerns
 from prefopt.stages.memory import memory_told
@@ -78,7 +79,7 @@ def execute(
     folder = stage.folder(home / (folder_name or stage.folder_name))
     check_places(folder.path, config, context)
     with working_in(folder.path):
-        way = way_of(folder, key, state.retry_failed, changed=state.reopened)
+        way = processes.by_first(lambda: way_of(folder, key, state.retry_failed, changed=state.reopened))
         if way == "none":
             say(f"{stage.name}: done before, {(folder.manifest or {}).get('rows_out', 0):,} rows")
         else:
@@ -142,27 +143,55 @@ def run_stage(
     """Run a stage in its folder and write table, timings and manifest. again: a finished one, for its failed rows."""
     if table is not None:
         require(table, stage.reads, f"{stage.name} ({folder.path})")
-    if again:
-        folder.reopen(about["key"])
-    else:
-        _tell_changes(folder, config, about["key"])
-        folder.begin(about["key"])
+    processes.by_first(lambda: _begin(folder, config, about["key"], again))
     context = Context(context.seed, context.model, folder, context.strict, context.inputs)
     form = _form(table) if table is not None and stage.wants_model(config) else ""
     if form or not on_terminal():  # there a bar says the rest
         say(f"{stage.name}: {f'{table.num_rows:,} rows{form}' if table is not None else 'begins'}")
-    _warn_of_template(stage, config, table, context)
+    if is_first_process():
+        _warn_of_template(stage, config, table, context)
     start = time.perf_counter()
-    with folder.timed("stage"), memory_told(stage.name, config):
-        output = stage.run(table, config, context)
-    folder.finish(stage.name, output, {
-        **about,
-        "config": config.model_dump(mode="json"),
-        "seed": context.seed,
-        "rows_in": output.quality.get("rows_in", table.num_rows if table is not None else None),
-    })  # fmt: skip
+    with processes.telling(), folder.timed("stage"), memory_told(stage.name, config):
+        output = _work(stage, config, table, context)
+    if output is not None and is_first_process():
+        with processes.telling():
+            folder.finish(stage.name, output, {
+                **about,
+                "config": config.model_dump(mode="json"),
+                "seed": context.seed,
+                "rows_in": output.quality.get("rows_in", table.num_rows if table is not None else None),
+            })  # fmt: skip
+    processes.meet()
     _tell(stage, folder, time.perf_counter() - start)
+    return output or stored(folder)
+
+
+def _begin(folder: StageFolder, config: Any, key: str, again: bool) -> None:
+    if again:
+        folder.reopen(key)
+    else:
+        _tell_changes(folder, config, key)
+        folder.begin(key)
+
+
+def _work(stage: Stage, config: Any, table: Dataset | None, context: Context) -> StageOutput | None:
+    """What the stage gives; None in the other processes of one that the first does alone."""
+    is_shared = stage.shares(config)
+    if not is_shared and not is_first_process():
+        return None
+    with processes.sharing(is_shared):
+        output = stage.run(table, config, context)
+    if is_shared:
+        processes.meet()  # none reads parts any longer, which go when the stage is finished
     return output
+
+
+def stored(folder: StageFolder) -> StageOutput:
+    """What a finished stage gave, from its folder."""
+    manifest = folder.manifest or {}
+    return StageOutput(
+        folder.table(), manifest.get("dropped", {}), manifest.get("quality", {}), folder.failed
+    )
 
 
 def _form(table: Dataset) -> str:

@@ -17,6 +17,8 @@ from prefopt.tables.owned import Claims
 class Stage:
     """Declaration of a stage: `run(table, config, context)` reads columns `reads` and gives columns `adds`.
 
+    shares: whether, with these settings, several processes share out its parts; else the first does it all.
+
     outside: digests of the files that the settings only name (a judge's model, its prompt), so that the work is done
     anew when one of them has changed. files, loose, lasting: what it writes into its folder besides table and timings (see
     `Claims`).
@@ -31,6 +33,7 @@ class Stage:
     about: str
     needs_model: bool = False
     outside: Callable[[Any], list[str]] = lambda config: []
+    shares: Callable[[Any], bool] = lambda config: False
     files: tuple[str, ...] = ()
     loose: tuple[str, ...] = ()
     lasting: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError
 from prefopt.core.notice import is_first_process, notice
 from prefopt.tables.ours import shown
@@ -171,7 +172,10 @@ def iter_parts(
     part_rows: int,
     label: str,
 ) -> Iterator[list[Row]]:
-    """`map_parts`, chunk by chunk."""
+    """`map_parts`, chunk by chunk. In a stage that is shared out each process makes its own, then all read all."""
+    if folder is not None and processes.shares():
+        yield from _shared_parts(rows, work, folder, part_rows, label)
+        return
     with progress(label, len(rows)) as advance:
         for index, start in enumerate(range(0, len(rows), part_rows)):
             path = folder.work_part(label, index) if folder else None
@@ -185,6 +189,27 @@ def iter_parts(
                 write_table(make_table(result), path)
                 yield result
             advance(min(part_rows, len(rows) - start))
+
+
+def _shared_parts(
+    rows: Sequence[Row],
+    work: Callable[[Sequence[Row], int], list[Row]],
+    folder: StageFolder,
+    part_rows: int,
+    label: str,
+) -> Iterator[list[Row]]:
+    parts = [(folder.work_part(label, n), start) for n, start in enumerate(range(0, len(rows), part_rows))]
+    mine = [part for index, part in enumerate(parts) if processes.is_mine(index)]
+    with progress(label, sum(min(part_rows, len(rows) - start) for _, start in mine)) as advance:
+        for path, start in mine:
+            if not path.exists():
+                with folder.timed(f"{label} {start // part_rows}"):
+                    result = work(rows[start : start + part_rows], start)
+                write_table(make_table(result), path)
+            advance(min(part_rows, len(rows) - start))
+    processes.meet()
+    for path, _ in parts:
+        yield rows_of(read_table(path))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefopt.core.notice import is_first_process
 from prefopt.core.terminal import console
 
 MUCH = 0.1  # from this share of dropped rows on a line is a warning
@@ -34,7 +34,7 @@ def where() -> str:
 
 def say(text: str) -> None:
     """A line on stderr, after where in the run it is; of several processes the first speaks."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         place = where()
         sys.stderr.write(f"[{place}] {text}\n" if place else f"{text}\n")
         sys.stderr.flush()
@@ -65,7 +65,7 @@ class Advance:
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Advance]:
     """Yields `advance(count)`, which moves a bar; without a terminal only its notes are seen, as lines."""
-    if not on_terminal():
+    if not on_terminal() or not is_first_process():
         yield Advance(label, lambda count: None, lambda text: say(f"{label}: {text}"))
         return
     from rich.markup import escape

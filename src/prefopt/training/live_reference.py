@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from prefopt.core.errors import PrefoptError
 from prefopt.losses import LossSum
+from prefopt.models.lora import base_is_kept
 from prefopt.training.collate import Example
 from prefopt.training.settings import PreferenceConfig
 
@@ -161,10 +162,17 @@ def choose_reference(
         return _moving(model, args.sync_reference, loss, has_adapter)
     if not loss.needs_reference:
         return None
-    if args.reference == "auto" and has_adapter and not _is_stored(examples, loss):
+    is_off = args.reference == "adapter_off" or (
+        args.reference == "auto" and has_adapter and not _is_stored(examples, loss)
+    )
+    if is_off and not base_is_kept(model):
+        raise PrefoptError(
+            "train.lora: with this init_lora_weights or bias the model with its adapter off is not the base, so it is no "
+            "reference; run `prefopt reference` first (or take the stage in the recipe)"
+        )
+    if is_off and args.reference == "auto":
         logger.info("reference: the rows hold no reference log-probs; taking the model with its adapter off")
-        return AdapterOff()
-    return AdapterOff() if args.reference == "adapter_off" else None
+    return AdapterOff() if is_off else None
 
 
 def _moving(model: nn.Module, settings: Any, loss: LossSum, has_adapter: bool) -> MovingReference:

@@ -29,7 +29,8 @@ class PreferenceConfig(TrainingArguments):
     model (TR-DPO). router_loss: factor of the load-balancing loss of a mixture of experts; None = off.
     strategy: "none", "ddp", "fsdp2" or "deepspeed" (with `deepspeed`); None = by the launcher. torch_compile: here of the
     decoder layers. activation_offload: what the backward pass needs lies in host memory meanwhile. attention: an implementation of
-    transformers that the model changes to; None = its own.
+    transformers that the model changes to; None = its own. loraplus_lr_ratio: learning rate of an adapter's B over that of its A
+    (LoRA+); None = one rate.
     """
 
     pairs_per_step: int = 64
@@ -45,6 +46,7 @@ class PreferenceConfig(TrainingArguments):
     strategy: str | None = None
     activation_offload: bool = False
     attention: str | None = None
+    loraplus_lr_ratio: float | None = None
     disable_dropout: bool = True
     learning_rate: float = 1e-6
     num_train_epochs: float = 1.0

@@ -54,12 +54,30 @@ class ShardedTrainer(Trainer):
             PrefoptError: the optimizer is of a package that is not installed.
         """
         try:
-            return super().create_optimizer(*args, **kwargs)
+            optimizer = super().create_optimizer(*args, **kwargs)
+            ratio = getattr(self.args, "loraplus_lr_ratio", None)
+            return optimizer if ratio is None else self._with_faster_b(optimizer, ratio)
         except (ImportError, ValueError) as error:
             if "install" not in str(error):
                 raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise PrefoptError(f"train.optimizer: {self.args.optim.value}: {reason}") from None
+
+    def _with_faster_b(self, optimizer: Any, ratio: float) -> Any:
+        """LoRA+ (2402.12354): the B matrices of the adapter learn `ratio` times as fast, in groups of their own."""
+        names = ("lora_B", "lora_embedding_B")
+        fast = {id(w) for name, w in self.model.named_parameters() if any(part in name for part in names)}
+        if not fast or not hasattr(optimizer, "param_groups") or self.args.chosen_strategy == "deepspeed":
+            raise PrefoptError(
+                "train.lora.loraplus_lr_ratio: needs an adapter with B matrices, and an optimizer of this process (no "
+                "DeepSpeed); remove it"
+            )
+        for group in list(optimizer.param_groups):
+            mine = [weight for weight in group["params"] if id(weight) in fast]
+            group["params"] = [weight for weight in group["params"] if id(weight) not in fast]
+            if mine:
+                optimizer.param_groups.append({**group, "params": mine, "lr": group["lr"] * ratio})
+        return optimizer
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         if not self.is_sharded:  # its shards are there already

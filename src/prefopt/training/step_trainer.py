@@ -24,7 +24,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 from transformers.trainer_callback import PrinterCallback
 
 from prefopt.core.errors import PrefoptError
-from prefopt.models.adapters import save_arguments
+from prefopt.models.lora import save_arguments
 from prefopt.models.quiet import no_bars
 from prefopt.training import checkpoints
 from prefopt.training.callbacks import ByTime, EarlyStop, Flow

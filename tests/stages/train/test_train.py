@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from prefopt.core.errors import PrefoptError
 from prefopt.core.settings import parse_config
@@ -24,7 +26,7 @@ from prefopt.models.template import encode_pair
 from prefopt.recipes.quickstart.build import make_tokenizer
 from prefopt.scoring.logprobs import score
 from prefopt.stages.reference.settings import ReferenceConfig
-from prefopt.stages.train.settings import TrainConfig
+from prefopt.stages.train.settings import TRACKERS, TrainConfig
 from prefopt.stages.train.train import STAGE, train
 from prefopt.tables.context import Context
 from prefopt.tables.folder import WORK, StageFolder
@@ -110,7 +112,7 @@ def files_of(folder):
         ({"keep": "best", "eval_steps": None}, "eval_steps"),
         ({"loss": "kto", "keep": "best", "best_by": "rewards/accuracies"}, "best_by to loss"),
         ({"lora": {"rank": 4}}, "lora.rank"),
-        ({"report_to": "mlflow"}, "report_to"),
+        ({"report_to": "mlfloww"}, "report_to"),
         ({"push_to_hub": "no slash"}, "push_to_hub"),
     ],
 )
@@ -365,6 +367,64 @@ def test_a_tracker_that_is_not_installed_is_named(base, pairs, tmp_path, monkeyp
     )
     with pytest.raises(PrefoptError, match=f"{name} is not installed; pip install {name}"):
         run_stage(base, pairs, tmp_path, steps=1, report_to=["none", name])
+
+
+def test_trackers_are_those_of_transformers(base, pairs, tmp_path, monkeypatch):
+    from transformers.integrations import integration_utils
+
+    known = integration_utils.INTEGRATION_TO_CALLBACK
+    assert set(TRACKERS) == set(known)
+    with pytest.raises(PrefoptError, match="'mlfow': no tracker of transformers, did you mean 'mlflow'"):
+        parse_config(TrainConfig, {"report_to": ["none", "mlfow"]}, "x")
+
+    class Absent:
+        def __init__(self):
+            raise RuntimeError("MlflowCallback requires mlflow to be installed.\nRun `pip install mlflow`.")
+
+    monkeypatch.setitem(known, "mlflow", Absent)
+    with pytest.raises(
+        PrefoptError,
+        match=r"mlflow: MlflowCallback requires mlflow to be installed\. Run `pip install mlflow`",
+    ):
+        run_stage(base, pairs, tmp_path, steps=1, report_to="mlflow")
+    seen = []
+
+    class There(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            seen.append(logs)
+
+    monkeypatch.setitem(known, "mlflow", There)
+    run_stage(base, pairs, tmp_path, steps=1, report_to="mlflow")
+    assert any("loss" in logs for logs in seen)
+
+
+def test_lora_plus_lets_b_learn_faster(base, pairs, tmp_path):
+    """Adam's first step is the learning rate in every place with a gradient; A has none at first, since B is 0."""
+    moved = {}
+    for ratio in (None, 8.0):
+        lora = {"r": 2, "merge": False, "loraplus_lr_ratio": ratio}
+        folder = tmp_path / str(ratio)
+        run_stage(base, pairs, folder, steps=1, lora=lora, learning_rate=1e-3, warmup=0, schedule="constant")
+        found = load_file(folder / "model" / "adapter_model.safetensors")
+        moved[ratio] = max(float(w.abs().max()) for name, w in found.items() if "lora_B" in name)
+    assert moved[8.0] == pytest.approx(8 * moved[None], rel=1e-3)
+
+
+def test_an_adapter_that_moves_its_base_wants_a_store_and_is_written_for_its_base(base, pairs, tmp_path):
+    lora = {"r": 2, "init_lora_weights": "pissa", "target_modules": ["q_proj", "v_proj"]}
+    settings = {"steps": 2, "learning_rate": 1e-3, "save_steps": 1}
+    bare = [{name: value for name, value in row.items() if not name.startswith("ref_")} for row in pairs]
+    with pytest.raises(PrefoptError, match=r"adapter off is not the base.*run `prefopt reference`"):
+        run_stage(base, bare, tmp_path / "bare", lora=lora, **settings)
+    merged = run_stage(base, pairs, tmp_path / "merged", lora=lora, **settings)
+    run_stage(base, pairs, tmp_path / "apart", lora={**lora, "merge": False}, **settings)
+    assert merged.quality["step0"]["step0/passed"] == 1.0
+    one, two = load_model(tmp_path / "merged" / "model"), load_model(tmp_path / "apart" / "model")
+    far = [
+        float((p - q).detach().abs().max()) for p, q in zip(one.parameters(), two.parameters(), strict=True)
+    ]
+    assert max(far) < 1e-5
+    assert (tmp_path / "apart" / "model" / "adapter_model.safetensors").is_file()
 
 
 def test_tensorboard_files_lie_in_the_stages_folder(base, pairs, tmp_path):

@@ -7,7 +7,6 @@ pairs with the reference model's.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from prefopt.stages.sample.system import check_system, with_system
 from prefopt.stages.stage import Stage
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageOutput
+from prefopt.tables.progress import say
 from prefopt.tables.records import Row, make_table, rows_of
 from prefopt.verify import verifier_digests
 from prefopt.verify.verifiers import ANSWER
@@ -58,10 +58,7 @@ def evaluate(table: Dataset, config: EvaluateConfig, context: Context) -> StageO
     singles = _held_out(table, config) if is_unpaired(table.column_names) else []
     check_measurable(len(pairs) + len(singles), config.engine)
     if not prompts and not pairs and not singles:
-        print(
-            "evaluate: no test prompt and no held-out pair (see data.heldout, evaluate.data, evaluate.pairs)",
-            file=sys.stderr,
-        )
+        say("evaluate: no test prompt and no held-out pair (see data.heldout, evaluate.data, evaluate.pairs)")
     options = EngineOptions(config.server, more=config.engine_options)
     engine = open_engine(config.engine, context.model, config.dtype, options) if prompts else None
     rows = _sample_rows(prompts, engine, config, context, dropped) if engine else []
@@ -187,5 +184,6 @@ STAGE = Stage(
     adds=ADDS,
     about="accuracy and held-out pair accuracy of a model",
     needs_model=True,
+    shares=lambda config: config.engine == "transformers",
     outside=lambda config: [*verifier_digests(config.verifier), *engine_digests(config.engine)],
 )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefopt.core.errors import PrefoptError
+from prefopt.core.notice import is_first_process
 from prefopt.stages.reference.reference_pass import ADDS, ALL_ADDS, KL_ADDS, ReferencePass
 from prefopt.stages.reference.settings import ReferenceConfig
 from prefopt.stages.stage import Stage
@@ -59,7 +60,7 @@ def reference(table: Dataset, config: ReferenceConfig, context: Context) -> Stag
             f"reference: no {'pair' if len(sides) > 1 else 'row'} left ({reasons or 'the input is empty'}); "
             f"{work.first_unfit or 'see max_length and the data'}"
         )
-    if work.directory is not None:
+    if work.directory is not None and is_first_process():
         work.store.save_with(work.directory, lambda: _complete(rows, kept, added))
     if not has_stored_types(table):
         table = make_table(rows[:])
@@ -158,6 +159,7 @@ STAGE = Stage(
     adds=("truncated",),  # and the log-probs of what the rows hold
     about="log-probs of the answers under the reference model, kept in a store",
     needs_model=True,
+    shares=lambda config: True,
     files=("store",),
 )
 

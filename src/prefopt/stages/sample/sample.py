@@ -201,4 +201,5 @@ STAGE = Stage(
     about="sample N completions per prompt",
     needs_model=True,
     outside=_outside,
+    shares=lambda config: all(source.engine == "transformers" for source in sources_of(config)),
 )

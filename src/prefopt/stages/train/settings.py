@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.settings import Config, OneOf
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
 
 FULL_RATE, LORA_RATE = 1e-6, 5e-6
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-Tracker = Literal["none", "wandb", "tensorboard", "trackio"]
+# of transformers (`INTEGRATION_TO_CALLBACK`, which a test compares); names that it adds later are asked of it
+TRACKERS = (
+    "wandb", "tensorboard", "trackio", "mlflow", "comet_ml", "clearml", "swanlab", "neptune", "azure_ml", "dagshub",
+    "dvclive", "flyte", "kubeflow", "codecarbon",
+)  # fmt: skip
 
 
 class LoraSettings(Config):
-    """Low-rank adapters in place of training all weights."""
+    """Low-rank adapters in place of training all weights; keys beyond these are those of peft's LoraConfig."""
+
+    model_config = ConfigDict(extra="allow")
 
     r: int = Field(16, ge=1, description="rank of the adapter")
     alpha: float = Field(32.0, gt=0, description="scale of the adapter: alpha / r")
@@ -32,6 +38,32 @@ class LoraSettings(Config):
     merge: bool = Field(
         True, description="add the adapter into the weights at the end; false keeps the adapter alone"
     )
+    loraplus_lr_ratio: float | None = Field(
+        None, gt=0, description="LoRA+: learning rate of B over that of A, e.g. 16 (null: one rate)"
+    )
+
+    @model_validator(mode="after")
+    def _known_to_peft(self) -> LoraSettings:
+        if self.model_extra:  # peft is imported for them alone
+            from prefopt.models.lora import lora_settings
+
+            try:
+                lora_settings(**self.adapter)
+            except PrefoptError as error:
+                raise ValueError(str(error).removeprefix("train.")) from None
+        return self
+
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """What `models.lora.add_adapter` takes."""
+        return self.model_dump(exclude={"merge", "loraplus_lr_ratio"})
+
+    @property
+    def keeps_base(self) -> bool:
+        """Whether the model is its base with the adapter off, as far as the settings tell."""
+        more = self.model_extra or {}
+        moves = str(more.get("init_lora_weights", "")).startswith(("pissa", "olora"))
+        return not moves and more.get("bias", "none") == "none"
 
 
 class SyncReference(Config):
@@ -118,10 +150,15 @@ class TrainConfig(Config):
         None, description="DeepSpeed's JSON configuration; asks for strategy deepspeed"
     )
     lora: LoraSettings | None = Field(
-        None, description="{r, alpha, dropout, target_modules, merge}; null: all weights"
+        None,
+        description="{r, alpha, dropout, target_modules, merge, loraplus_lr_ratio} and fields of peft's LoraConfig; null: all weights",
     )
     load_in_4bit: bool = Field(
         False, description="hold the frozen weights in 4 bits under an adapter (QLoRA; CUDA and bitsandbytes)"
+    )
+    load_in_8bit: bool = Field(
+        False,
+        description="hold the frozen weights in 8 bits under an adapter (LLM.int8; CUDA and bitsandbytes)",
     )
     reference: Literal["auto", "store", "adapter_off"] = Field(
         "auto",
@@ -149,8 +186,8 @@ class TrainConfig(Config):
     early_stopping_patience: int | None = Field(
         None, ge=1, description="stop after so many evaluations without a new best (null: never)"
     )
-    report_to: Tracker | list[Tracker] = Field(
-        "none", description="tracker: wandb, tensorboard, trackio or none"
+    report_to: Annotated[str | list[str], OneOf(lambda: ["none", "all", *TRACKERS])] = Field(
+        "none", description="tracker, or a list of them; all: every one that is installed"
     )
     push_to_hub: str | None = Field(
         None, pattern=r"^[\w.-]+/[\w.-]+$", description="hub repository owner/name for the model"
@@ -183,10 +220,12 @@ class TrainConfig(Config):
     def _check_adapter(self) -> None:
         if self.reference == "adapter_off" and self.lora is None:
             raise ValueError("reference: adapter_off needs an adapter; set lora")
-        if self.load_in_4bit and (self.lora is None or self.lora.merge):
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit and load_in_8bit: one of them")
+        if self.bits and (self.lora is None or self.lora.merge or not self.lora.keeps_base):
             raise ValueError(
-                "load_in_4bit trains an adapter on weights that stay in 4 bits; set lora.merge to false, and merge with "
-                "`prefopt merge-adapter`"
+                f"load_in_{self.bits}bit trains an adapter on weights that stay in {self.bits} bits; set lora.merge to "
+                "false (and leave init_lora_weights and bias out), and merge with `prefopt merge-adapter`"
             )
         if self.sync_reference is None:
             return
@@ -203,10 +242,27 @@ class TrainConfig(Config):
         return _build(self.loss, self.beta)
 
     @property
+    def bits(self) -> Literal[4, 8] | None:
+        """Bits of the frozen weights; None: as they are."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    @property
     def trackers(self) -> list[str]:
         """The trackers that are wanted."""
         names = [self.report_to] if isinstance(self.report_to, str) else self.report_to
+        if "all" in names:
+            from transformers.integrations import get_available_reporting_integrations
+
+            return list(get_available_reporting_integrations())
         return [name for name in names if name != "none"]
+
+    @field_validator("report_to")
+    @classmethod
+    def _known_tracker(cls, value: str | list[str]) -> str | list[str]:
+        for name in [value] if isinstance(value, str) else value:
+            if name not in ("none", "all", *TRACKERS) and name not in _trackers():
+                raise ValueError(f"{name!r}: no tracker of transformers, {nearest(name, TRACKERS)}")
+        return value
 
     @property
     def peak_rate(self) -> float:
@@ -268,9 +324,7 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         raise PrefoptError(
             f"train.optimizer: {config.optimizer} is of bitsandbytes, which is not installed; pip install bitsandbytes"
         )
-    for name in config.trackers:
-        if find_spec(name) is None:
-            raise PrefoptError(f"train.report_to: {name} is not installed; pip install {name}")
+    _check_trackers(config.trackers)
     known = {item.name for item in fields(PreferenceConfig)}
     # named differently in older releases of transformers
     recompute = (
@@ -310,10 +364,11 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         keep=config.keep,
         metric_for_best_model=config.best_by,
         early_stopping_patience=config.early_stopping_patience,
-        # a store's log-probs are of the weights before they were rounded to 4 bits
-        reference="adapter_off" if config.load_in_4bit and not config.sync_reference else config.reference,
+        # a store's log-probs are of the weights before they were rounded to 4 or 8 bits
+        reference="adapter_off" if config.bits and not config.sync_reference else config.reference,
         sync_reference=config.sync_reference.model_dump() if config.sync_reference else None,
         router_loss=config.router_loss,
+        loraplus_lr_ratio=config.lora.loraplus_lr_ratio if config.lora else None,
         report_to=[name for name in config.trackers if name != "tensorboard"],
         **optional,
     )
@@ -323,6 +378,28 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
             "and merge with `prefopt merge-adapter`"
         )
     return settings
+
+
+def _trackers() -> dict[str, Any]:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    return dict(INTEGRATION_TO_CALLBACK)
+
+
+def _check_trackers(names: list[str]) -> None:
+    """Refuse a tracker that is not installed: transformers' own callback says so when it is made."""
+    from importlib.util import find_spec
+
+    for name in names:
+        if name in ("wandb", "tensorboard", "trackio"):  # named as their packages
+            if find_spec(name) is None:
+                raise PrefoptError(f"train.report_to: {name} is not installed; pip install {name}")
+            continue
+        try:
+            _trackers()[name]()
+        except (RuntimeError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise PrefoptError(f"train.report_to: {name}: {reason or 'is not installed'}") from None
 
 
 TRAINED = "model"  # directory of a trained model within 07-train

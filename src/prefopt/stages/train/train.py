@@ -75,7 +75,7 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
     dtype = "float32" if config.precision == "mixed" else config.precision
     with seeded(context.seed):
         tokenizer = load_tokenizer(context.model)
-        model = load_model(context.model, dtype=dtype, in_4bit=config.load_in_4bit)
+        model = load_model(context.model, dtype=dtype, bits=config.bits)
         parts = _encode(
             table, config, tokenizer, lambda reason, where: context.drop(dropped, reason, f"train: {where}")
         )
@@ -183,9 +183,9 @@ def _with_mismatched(parts: Mapping[str, Any], model: Any, config: TrainConfig, 
 
 
 def _adapted(model: Any, lora: LoraSettings) -> Any:
-    from prefopt.models.output import add_adapter
+    from prefopt.models.lora import add_adapter
 
-    return add_adapter(model, **lora.model_dump(exclude={"merge"}))
+    return add_adapter(model, **lora.adapter)
 
 
 def _trackers(config: TrainConfig, folder: StageFolder) -> list[Any]:
@@ -289,6 +289,7 @@ STAGE = Stage(
     adds=("step", "epoch", "loss"),
     about="train the model on the pairs; the table is the history, the model lies at model/",
     needs_model=True,
+    shares=lambda config: True,
     outside=lambda config: digests("loss", [term.loss.name for term in config.loss_sum.terms]),
     files=("model", "checkpoints"),
     loose=("tensorboard", "model/README.md"),

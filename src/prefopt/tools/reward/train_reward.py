@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefopt.core import processes
 from prefopt.core.errors import PrefoptError
 from prefopt.core.notice import is_first_process
 from prefopt.rules.content import text_of
@@ -246,12 +247,17 @@ def base_model(name: str, source: str, output: Path, seed: int) -> Path:
 
     table = open_input(source, Context()).table
     folder = STAGE.folder(output)
-    check_apart(output, [("input", Path(source))])
-    folder.check()
-    with working_in(output):
-        folder.claim()
-        key = digest("tiny reward", rows_of(table), seed)
-        return build_tiny_for(table, output / BASE, key=key, seed=seed)
+
+    def build() -> None:
+        check_apart(output, [("input", Path(source))])
+        folder.check()
+        with working_in(output):
+            folder.claim()
+            key = digest("tiny reward", rows_of(table), seed)
+            build_tiny_for(table, output / BASE, key=key, seed=seed)
+
+    processes.by_first(build)
+    return output / BASE
 
 
 STAGE = Stage(
@@ -263,6 +269,7 @@ STAGE = Stage(
     adds=("id", "prompt_id"),
     about="train a reward model on pairs; the table is the held-out pairs, the model lies at model/",
     needs_model=True,
+    shares=lambda config: True,
     files=("model", "checkpoints", "figures.json", "calibration.svg", BASE),
     loose=("model/README.md",),
     lasting=(BASE,),  # it has a key of its own
