@@ -112,6 +112,9 @@ def small_files(world: World, folder: Path, count: int, seed: int) -> Figures:
     return _limited(world, folder, count, seed, "FSIZE", lambda rng: int(10 ** rng.uniform(2.0, 6.8)))
 
 
+LOADER_GAVE_UP = "cannot allocate memory for thread-local data: ABORT"  # glibc, dl-tls.c: then _exit(127)
+
+
 def little_memory(world: World, folder: Path, count: int, seed: int) -> Figures:
     """Commands whose address space may grow by a few MiB only (RLIMIT_AS)."""
     return _limited(world, folder, count, seed, "AS", lambda rng: int(rng.uniform(4, 200) * MIB))
@@ -140,7 +143,8 @@ def _finish(
     assert isinstance(outcome, Outcome)
     ended = world.host.run(argv, home, timeout_s=300)
     problem = ""
-    by_signal = outcome.code < 0  # a library in C++ or Rust gave up by itself: nothing of ours is asked
+    # a library in C++ or Rust gave up by itself, or the loader of C: nothing of ours is asked
+    by_signal = outcome.code < 0 or (outcome.code == 127 and LOADER_GAVE_UP in outcome.stderr)
     if not by_signal and outcome.code != 0 and not outcome.is_refusal:
         problem = f"{name} with {what}: {outcome.shown()}"
     elif ended.code != 0:
