@@ -40,6 +40,7 @@ def test_a_script_runs(name, capsys):
     assert re.search(SAID[name], capsys.readouterr().out)
 
 
+@pytest.mark.slow  # its outputs are checked below; the scripts run in every suite
 @pytest.mark.filterwarnings("default")
 def test_the_notebook_runs():
     names = {}

@@ -129,6 +129,7 @@ def test_useful_flops_by_hand(modules):
     assert modules["gpu"].useful_flops(shape, [pair]) == expected
 
 
+@pytest.mark.slow
 def test_gpu_benchmark_runs_on_the_cpu_without_newer_functions(modules, tmp_path, monkeypatch, capsys):
     monkeypatch.delattr(torch.nn.functional, "linear_cross_entropy", raising=False)  # torch 2.11 has none
     path = tmp_path / "gpu.json"

@@ -96,7 +96,7 @@ def distance(first, second):
     return math.sqrt(sum(float((first[n] - second[n]).square().sum()) for n in first))
 
 
-@pytest.mark.parametrize("loss", ["dpo", "bco_pair"])
+@pytest.mark.parametrize("loss", [pytest.param("dpo", marks=pytest.mark.slow), "bco_pair"])
 def test_the_gradient_of_a_step_has_the_term_whatever_the_batches(tmp_path, rows, loss):
     ways = [
         {"pairs_per_micro_batch": 10},

@@ -214,7 +214,9 @@ def files_up_to(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.2, 1.9])
+@pytest.mark.parametrize(
+    "share", [0.0, 0.5, 1.2, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.1, 0.9, 1.9))]
+)
 def test_a_disk_that_is_full_while_a_checkpoint_is_written_is_one_line_and_the_run_goes_on(
     folder, rows, whole, share
 ):

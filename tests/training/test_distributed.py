@@ -43,6 +43,9 @@ ONE = {
     "best_lora": {**SHARED, "lora": True, "keep": "best", "save_steps": 3, "learning_rate": 5e-2},
 }
 CUT = 4
+# made for the slow tests alone
+LATER = ("ddp_shared", "fsdp2_padded", "fsdp2_coupled", "fsdp2_best_lora", "fsdp2_from_one")
+ALONE_LATER = ("coupled", "best_lora")
 
 
 def jobs(folder: Path) -> dict[str, dict]:
@@ -78,13 +81,21 @@ def runs(tmp_path_factory):
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "done").exists():
-            for name, settings in ONE.items():
-                seen = run_job(str(folder / f"one_{name}"), **settings)
-                assert seen["strategy"] == "none"
-            run_job(str(folder / "one_cut"), stop=CUT, **SHARED)
-            make_runs(folder, jobs(folder))
+            for name in ONE.keys() - set(ALONE_LATER):
+                assert run_job(str(folder / f"one_{name}"), **ONE[name])["strategy"] == "none"
+            make_runs(folder, {name: job for name, job in jobs(folder).items() if name not in LATER})
             (folder / "done").touch()
     return folder
+
+
+@pytest.fixture(scope="module")
+def more_runs(runs):
+    """The same folder with the further runs of the slow tests."""
+    for name in ALONE_LATER:
+        assert run_job(str(runs / f"one_{name}"), **ONE[name])["strategy"] == "none"
+    run_job(str(runs / "one_cut"), stop=CUT, **SHARED)
+    make_runs(runs, {name: job for name, job in jobs(runs).items() if name in LATER})
+    return runs
 
 
 def make_runs(folder: Path, runs: dict[str, dict], **variables: str) -> None:
@@ -116,8 +127,9 @@ def weights_of(runs, name):
 # ---- the same training as one process
 
 
-@pytest.mark.parametrize("rows", ["padded", "shared"])
-def test_ddp_has_the_loss_curve_of_one_process(runs, rows):
+@pytest.mark.parametrize("rows", ["padded", pytest.param("shared", marks=pytest.mark.slow)])
+def test_ddp_has_the_loss_curve_of_one_process(request, rows):
+    runs = request.getfixturevalue("more_runs" if f"ddp_{rows}" in LATER else "runs")
     assert seen_in(runs, f"ddp_{rows}")["strategy"] == "ddp"
     one, two = history_of(runs, f"one_{rows}"), history_of(runs, f"ddp_{rows}")
     for column in ("loss", "eval_loss", "grad_norm"):
@@ -125,8 +137,11 @@ def test_ddp_has_the_loss_curve_of_one_process(runs, rows):
     assert largest_difference(weights_of(runs, f"one_{rows}"), weights_of(runs, f"ddp_{rows}")) < 1e-5
 
 
-@pytest.mark.parametrize("rows", ["padded", "shared", "coupled", "best_lora"])
-def test_fsdp2_is_sharded_and_has_the_loss_curve_of_one_process(runs, rows):
+@pytest.mark.parametrize(
+    "rows", ["shared", *(pytest.param(name, marks=pytest.mark.slow) for name in ("padded", *ALONE_LATER))]
+)
+def test_fsdp2_is_sharded_and_has_the_loss_curve_of_one_process(request, rows):
+    runs = request.getfixturevalue("more_runs" if f"fsdp2_{rows}" in LATER else "runs")
     seen = seen_in(runs, f"fsdp2_{rows}")
     assert seen["strategy"] == "fsdp2"
     assert seen["sharded"] == seen["weights"] > 1
@@ -156,8 +171,10 @@ def test_two_processes_resume_bitwise(runs, name):
     assert history_of(runs, name) == history_of(runs, f"{name}_again")
 
 
-def test_fsdp2_resumes_a_run_of_one_process(runs):
+@pytest.mark.slow
+def test_fsdp2_resumes_a_run_of_one_process(more_runs):
     """Checkpoints hold whole tensors, so the number of processes may change; equal to rounding."""
+    runs = more_runs
     assert not (runs / "one_cut" / "model").exists()
     assert largest_difference(weights_of(runs, "one_shared"), weights_of(runs, "fsdp2_from_one")) < 1e-5
     one, two = history_of(runs, "one_shared"), history_of(runs, "fsdp2_from_one")

@@ -197,7 +197,12 @@ def test_ld_alpha_wants_the_reference_of_prefixes(tmp_path, rows):
 
 
 @pytest.mark.parametrize(
-    "loss", [LD, {"name": "bco_pair", "ld_alpha": 0.3, "wpo": True}, {"name": "ipo", "wpo": True}], ids=str
+    "loss",
+    [
+        {"name": "bco_pair", "ld_alpha": 0.3, "wpo": True},
+        *(pytest.param(loss, marks=pytest.mark.slow) for loss in (LD, {"name": "ipo", "wpo": True})),
+    ],
+    ids=str,
 )
 def test_prefixes_and_sequence_weights_do_not_depend_on_micro_batches(tmp_path, prefix_rows, loss):
     big = trained_weights(tmp_path, loss, prefix_rows, pairs_per_micro_batch=8)
@@ -248,7 +253,9 @@ def test_both_answers_of_a_pair_keep_its_mismatched_completion(rows):
     assert all(s.answers["kl"] is p.prompt for p, s in zip(pairs, singles[::2], strict=True))
 
 
-@pytest.mark.parametrize("loss", ["kto", "bco", "apo_zero_unpaired"])
+@pytest.mark.parametrize(
+    "loss", ["kto", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bco", "apo_zero_unpaired"))]
+)
 def test_unpaired_losses_train_on_single_answers(tmp_path, rows, loss):
     singles = with_reference(add_mismatched(unpair(rows[:8]), seed=0, max_length=64), tiny_model())
     assert sum(single.label for single in singles) == 8
@@ -426,7 +433,7 @@ RESUME = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 2, "log
           "eval_steps": 2, "pairs_per_micro_batch": 4}  # fmt: skip
 
 
-@pytest.mark.parametrize("stop", [4, 7])
+@pytest.mark.parametrize("stop", [4, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "settings", [{}, {"keep": "best", "early_stopping_patience": 3}], ids=["last", "best"]
 )

@@ -31,11 +31,14 @@ def check(prompt, completion, row):
 SAID = ["abc", "abcd", "raise", "x", "loop", "raise", "long one", "y"]
 
 
-def table():
+QUICK = [text.replace("loop", "raise") for text in SAID]  # nothing in it takes the time of the limit
+
+
+def table(said=SAID):
     return make_table([
         {"id": f"p{k // 4}-{k % 4}", "prompt_id": f"p{k // 4}", "prompt": f"q{k // 4}", "completion": text,
          "completion_index": k % 4, "finish_reason": "stop", "completion_tokens": len(text)}
-        for k, text in enumerate(SAID)
+        for k, text in enumerate(said)
     ])  # fmt: skip
 
 
@@ -67,27 +70,27 @@ def test_failures_are_dropped_with_their_reason_and_the_rest_is_judged(checks, t
         judge(table(), config, Context(strict=True))
 
 
-def opened(tmp_path):
+def opened(tmp_path, said=SAID):
     from prefopt.stages.alone import Opened
 
-    return Opened(table(), "digest of the input")
+    return Opened(table(said), "digest of the input")
 
 
 def test_a_finished_folder_is_kept_until_the_source_changes(checks, tmp_path):
     config, out = config_of(checks), tmp_path / "out"
     for _ in range(2):
-        run_alone(STAGE, config, opened(tmp_path), out, Context())
+        run_alone(STAGE, config, opened(tmp_path, QUICK), out, Context())
     calls = (tmp_path / "calls").read_text().splitlines()
     assert len(calls) == len(SAID)
     checks.write_text(CHECK.replace("< 4", "< 2"))
-    done = run_alone(STAGE, config, opened(tmp_path), out, Context())
+    done = run_alone(STAGE, config, opened(tmp_path, QUICK), out, Context())
     assert [row["is_correct"] for row in rows_of(done.table)] == [False, False, True, False, True]
 
 
 def test_killed_and_resumed_is_uninterrupted_byte_for_byte(checks, tmp_path, monkeypatch):
     monkeypatch.setattr(named, "PART_ROWS", 3)
     config = config_of(checks)
-    run_alone(STAGE, config, opened(tmp_path), tmp_path / "whole", Context())
+    run_alone(STAGE, config, opened(tmp_path, QUICK), tmp_path / "whole", Context())
     (tmp_path / "calls").unlink()
     whole = named.score_rows
 
@@ -98,9 +101,9 @@ def test_killed_and_resumed_is_uninterrupted_byte_for_byte(checks, tmp_path, mon
 
     monkeypatch.setattr(named, "score_rows", killed)
     with pytest.raises(KeyboardInterrupt):
-        run_alone(STAGE, config, opened(tmp_path), tmp_path / "cut", Context())
+        run_alone(STAGE, config, opened(tmp_path, QUICK), tmp_path / "cut", Context())
     monkeypatch.setattr(named, "score_rows", whole)
-    run_alone(STAGE, config, opened(tmp_path), tmp_path / "cut", Context())
+    run_alone(STAGE, config, opened(tmp_path, QUICK), tmp_path / "cut", Context())
     calls = (tmp_path / "calls").read_text().splitlines()
     assert sorted(calls) == sorted(row["id"] for row in rows_of(table()))  # none twice
     parts = [StageFolder(tmp_path / name).parts() for name in ("whole", "cut")]

@@ -224,7 +224,7 @@ def test_settings_that_do_not_fit_are_refused():
     [
         ("pandalm/completions.jsonl", (), 90),
         ("pandalm/completions.jsonl", ("--judge-name", "gpt-3.5-turbo"), 70),
-        ("alpaca_eval/completions.jsonl.gz", ("--judge-name", "weighted_alpaca_eval_gpt4_turbo", "--judge.complete", "hub"), 500),
+        pytest.param("alpaca_eval/completions.jsonl.gz", ("--judge-name", "weighted_alpaca_eval_gpt4_turbo", "--judge.complete", "hub"), 500, marks=pytest.mark.slow),
         ("tldr/completions.jsonl.gz", (), 50),
         ("oasst_trees/completions.jsonl", (), 150),
     ],

@@ -496,7 +496,7 @@ def interrupt(base, rows, folder, *, at_step, **settings):
 RESUME = {"epochs": 3, "save_steps": 2, "eval_steps": 3, "keep": "best", "keep_checkpoints": False}
 
 
-@pytest.mark.parametrize("at_step", [2, 8])
+@pytest.mark.parametrize("at_step", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_an_interrupted_stage_ends_with_the_same_bytes(base, pairs, tmp_path, at_step):
     whole = run_stage(base, pairs, tmp_path / "whole", **RESUME)
     interrupt(base, pairs, tmp_path / "cut", at_step=at_step, **RESUME)
