@@ -15,12 +15,13 @@ def into_place(temporary: Path, target: Path) -> None:
     """
     for path in sorted(temporary.rglob("*")):
         if path.is_file():
-            _sync(path)
+            sync(path)
     shutil.rmtree(target, ignore_errors=True)
     os.rename(temporary, target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

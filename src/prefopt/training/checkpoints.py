@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefopt.core.errors import PrefoptError, no_space
+from prefopt.models.written import sync
 from prefopt.tables.records import file_digest
 
 MARKER = "COMPLETE"
@@ -73,14 +74,14 @@ def mark_complete(path: Path) -> None:
     temporary.write_text(
         json.dumps({"step": step_of(path), "files": found}, indent=1) + "\n", encoding="utf-8"
     )
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, path / MARKER)
-    _sync(path)
+    sync(path)
 
 
 def _seal(file: Path) -> list[Any]:
     """Size and SHA-256 of a file that is on the disk."""
-    _sync(file)
+    sync(file)
     return [file.stat().st_size, file_digest(file)]
 
 
@@ -182,14 +183,6 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: the checkpoint cannot be written ({reason}); free space on this disk, then run the same "
             f"command again: it {start}"
         ) from None
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def prune(folder: Path, keep: Collection[int]) -> None:
