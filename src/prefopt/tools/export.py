@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from prefopt.core.errors import PrefoptError
 from prefopt.models.adapters import CONFIG, is_adapter
 from prefopt.models.find import resolve_model
 from prefopt.models.gguf import MAGIC
+from prefopt.models.written import beside
 from prefopt.tools.chat import run_models
 from prefopt.tools.merge import merge_adapter
 
@@ -49,7 +49,7 @@ def export(
         raise PrefoptError(
             f"{output}: cannot be written ({error.strerror}); choose another --output"
         ) from None
-    with _beside(output) as room:
+    with beside(output) as room:
         made = room / GGUF
         with _whole(model, room) as directory:
             convert(script, directory, made)
@@ -79,26 +79,10 @@ def _adapter(model: Path, output: Path) -> Path:
             f"{model}: is a whole model, no adapter ({CONFIG} without config.json); train with train.lora and "
             "train.lora.merge false, which keeps the adapter alone"
         )
-    with _beside(output) as room:
+    with beside(output) as room:
         shutil.copytree(model, room / "adapter")
         os.replace(room / "adapter", output)
     return output
-
-
-@contextmanager
-def _beside(output: Path) -> Iterator[Path]:
-    """A folder on the disk of `output`, gone afterwards."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        room = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise PrefoptError(
-            f"{output}: cannot be written ({error.strerror}); choose another --output"
-        ) from None
-    try:
-        yield room
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
 
 
 @contextmanager

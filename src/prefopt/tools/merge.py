@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from prefopt.core.errors import PrefoptError
@@ -24,6 +22,7 @@ def merge_adapter(adapter: Path, output: Path, *, model: str | None = None) -> P
     from prefopt.models.find import resolve_model
     from prefopt.models.load import load_model, load_tokenizer
     from prefopt.models.output import write_model
+    from prefopt.models.written import beside
 
     if not adapter.is_dir() or not is_adapter(adapter):
         raise PrefoptError(f"{adapter}: no adapter directory ({CONFIG} without config.json)")
@@ -35,17 +34,8 @@ def merge_adapter(adapter: Path, output: Path, *, model: str | None = None) -> P
     merged = put_in(load_model(base), adapter)
     merged.config.use_cache = True
     card = _card(adapter, base_name(base), base_licence(base))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp"))
-    except OSError as error:
-        raise PrefoptError(
-            f"{output.parent}: cannot be written ({error.strerror}); choose another --output"
-        ) from None
-    try:
+    with beside(output) as temporary:
         write_model(merged, tokenizer, card, temporary=temporary, target=output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return output
 
 
