@@ -39,10 +39,10 @@ study-suite: setup
 	$(BIN)/python tools/suite_docs.py
 
 # Searches of losses, one per kind of data, and their re-test on the reporting lineages; killed, it continues.
-SEARCH := --search.units 4 --search.population 32 --search.rate 0.02 --search.episodes 6 --search.retest_episodes 20
+SEARCH := --search.method halving --search.units 1 --search.candidates 96 --search.finalists 6 --search.episodes 6 --search.retest_episodes 16 --inner.steps_drawn 32
 study-discovery: setup
-	$(BIN)/prefopt suite discover --variants noisy:0.3 $(SEARCH) --search.generations 40 --write runs/suite/quiet.json
-	$(BIN)/prefopt suite discover --variants mixed:0.5 $(SEARCH) --search.generations 40 --write runs/suite/sorting.json
+	$(BIN)/prefopt suite discover --variants noisy:0.3 $(SEARCH) --write runs/suite/quiet.json
+	$(BIN)/prefopt suite discover --variants mixed:0.5 $(SEARCH) --write runs/suite/sorting.json
 	$(BIN)/python studies/suite_discovery.py runs/suite/quiet.json runs/suite/sorting.json --json studies/results/discovery.json
 
 # into build/site; a warning is an error, nothing is fetched

@@ -219,7 +219,7 @@ def discover_command(
     budget: Annotated[str | None, typer.Option(help="time for all of it, e.g. 60m")] = None,
     write: Annotated[Path | None, typer.Option(help="file of the loss")] = None,
 ) -> None:
-    """Search a loss by evolution (--search.key value for its settings); a killed search continues."""
+    """Search a loss by evolution or halving (--search.key value for its settings); a killed search continues."""
     from prefopt.core.settings import merge, parse_config, parse_overrides
 
     seconds = None if budget is None else parse_budget(budget)
@@ -230,15 +230,17 @@ def discover_command(
     from prefopt.suite.bench.tune import SHIPPED, load_tuned
     from prefopt.suite.search.discover import discover
     from prefopt.suite.search.export import export
+    from prefopt.suite.search.halving import halve
     from prefopt.suite.search.settings import SearchConfig
 
     config = parse_config(SearchConfig, own, "prefopt suite discover --search")
     baseline = load_tuned(tuned or SHIPPED, bench.agents.environment, ["orpo"])["orpo"]
-    result, folder = discover(config, bench, baseline, output, workers=workers, budget_s=seconds)
+    search = discover if config.method == "evolution" else halve
+    result, folder = search(config, bench, baseline, output, workers=workers, budget_s=seconds)
     for name, row in result["retest"].items():
         typer.echo(f"  {name}: {row['share']}")
     found = export(result, write or folder / "found.json")
-    typer.echo(f"-> {found} ({result['chosen']} of {result['generations']} generations)")
+    typer.echo(f"-> {found} ({result['chosen']} of {result['cost']['trainings']} trainings)")
 
 
 @suite_app.command("plot")

@@ -22,7 +22,7 @@ from prefopt.suite.bench.runs import Material, material, returns_of, share, trai
 from prefopt.suite.bench.settings import BenchConfig
 from prefopt.suite.data.variants import make_pairs, parse_variant
 from prefopt.suite.inner.training import Member
-from prefopt.suite.search.settings import SearchConfig
+from prefopt.suite.search.settings import NOT_OF, SearchConfig
 from prefopt.suite.search.space import Candidate, Space, closed_form
 from prefopt.suite.search.strategy import State, advance, begin, noise_of, pack, unpack
 from prefopt.suite.store import finish, finished, folder_of, load_arrays, save_arrays, suite_versions
@@ -76,7 +76,7 @@ class Search:
         """All that decides the search's result but its number of generations."""
         include = {"agents", "bank", "inner", "rows", "mode"}
         bench = self.bench.model_dump(mode="json", include=include)
-        search = self.config.model_dump(mode="json", exclude={"generations", "retest_episodes"})
+        search = self.config.model_dump(mode="json", exclude=NOT_OF[self.config.method])
         return {
             "bench": bench,
             "search": {**search, "lineages": list(self.lineages)},
@@ -89,6 +89,17 @@ class Search:
         if self.config.start != "orpo":
             return start
         return Candidate({"name": "orpo", "lam": self.tuned["hyper"]["lam"]}, start.learning_rate, start.stop)
+
+
+def make_search(
+    config: SearchConfig, bench: BenchConfig, tuned: Mapping[str, Any], root: Path, workers: int = 1
+) -> Search:
+    """The search of these settings. Raises PrefoptError where search and table share a lineage."""
+    bench = bench.model_copy(update={"inner": bench.inner.model_copy(update={"snapshots": 1})})
+    search = Search(config, bench, tuned, root, workers)
+    if both := set(search.lineages) & {*bench.reporting(), *bench.tuning()}:
+        raise PrefoptError(f"suite discover: lineages {sorted(both)} are reported or tuned on; give others")
+    return search
 
 
 def discover(
@@ -106,12 +117,9 @@ def discover(
         PrefoptError: the search and the table share a lineage.
     """
     began = time.monotonic()
-    bench = bench.model_copy(update={"inner": bench.inner.model_copy(update={"snapshots": 1})})
-    search = Search(config, bench, tuned, root, workers)
-    if both := set(search.lineages) & {*bench.reporting(), *bench.tuning()}:
-        raise PrefoptError(f"suite discover: lineages {sorted(both)} are reported or tuned on; give others")
+    search = make_search(config, bench, tuned, root, workers)
     folder = folder_of(root, f"discover-{bench.agents.environment}", search.settings())
-    progress = _generations(search, folder, _deadline(began, budget_s))
+    progress = _generations(search, folder, deadline(began, budget_s))
     names = {"generations": progress.state.generation, "retest_episodes": config.retest_episodes}
     key = folder_of(folder, "result", names)
     result = finished(key)
@@ -121,7 +129,7 @@ def discover(
     return result, key
 
 
-def _deadline(began: float, budget_s: float | None) -> Callable[[float], bool]:
+def deadline(began: float, budget_s: float | None) -> Callable[[float], bool]:
     """Whether another piece of work of so many seconds would overrun the budget."""
     if budget_s is None:
         return lambda seconds: False
@@ -246,7 +254,7 @@ def retest(search: Search, progress: Progress) -> dict[str, Any]:
             {name: value if np.isfinite(value) else None for name, value in zip(FIGURES, row, strict=True)}
             for row in progress.history.tolist()
         ],
-        "retest": {name: _plain(shares[:, k]) for k, name in enumerate(names)},
+        "retest": {name: plain_shares(shares[:, k]) for k, name in enumerate(names)},
         "chosen": chosen,
         "loss": numbers(pick.loss),
         "learning_rate": pick.learning_rate,
@@ -255,7 +263,7 @@ def retest(search: Search, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _plain(shares: np.ndarray) -> dict[str, Any]:
+def plain_shares(shares: np.ndarray) -> dict[str, Any]:
     """Mean share and the shares [L][V]; what is not a number is None, as JSON has none."""
     values = [[float(x) if np.isfinite(x) else None for x in row] for row in shares]
     mean = float(np.mean(shares))
