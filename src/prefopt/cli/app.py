@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from prefopt import __version__
-from prefopt.cli import models, runs, tools, verbs
+from prefopt.cli import evaluations, models, runs, tools, verbs
 from prefopt.cli.completion import ASK, SCRIPTS
 from prefopt.cli.ends import run_to_end
 from prefopt.cli.overview import group_help
@@ -30,6 +30,7 @@ runs.add_to(app)
 verbs.add_to(app)
 tools.add_to(app)
 models.add_to(app)
+evaluations.add_to(app)
 app.add_typer(suite_app, name="suite")
 
 

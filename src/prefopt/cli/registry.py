@@ -30,6 +30,7 @@ SETTINGS: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
     ("check",): ("prefopt.tools.check.settings:CheckConfig", ("check",)),
     ("advise",): ("prefopt.tools.advise.settings:AdviseConfig", ("advise",)),
     ("judge-check",): ("prefopt.tools.judge_check:JudgeCheckConfig", ("judge_check",)),
+    ("win-rate",): ("prefopt.tools.win_rate.settings:WinRateConfig", ("win_rate",)),
     ("data",): (f"{_STAGES}data.settings:DataConfig", ("data",)),
     ("sample",): (f"{_STAGES}sample.settings:SampleConfig", ("sample",)),
     ("judge",): (f"{_STAGES}judge.settings:JudgeConfig", ("judge",)),

@@ -1,0 +1,47 @@
+"""Verbs that evaluate beyond stage 08: win rates against a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prefopt.cli.registry import OPEN
+from prefopt.cli.verbs import Seed
+
+
+def win_rate_command(
+    context: typer.Context,
+    outputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="runs, folders of stages, files of outputs, also PLACE:NAME; or files of annotations"
+        ),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="the answers they are compared with, e.g. RUN:base")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="folder for win-rate.json, annotations and verdicts")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Win rates of recorded answers against a baseline's by a judge, plain and length-controlled (docs/evaluate.md)."""
+    from prefopt.core.settings import parse_config, parse_overrides
+    from prefopt.tables.context import Context
+    from prefopt.tools.win_rate import win_rate as tool
+    from prefopt.tools.win_rate.settings import WinRateConfig
+
+    config = parse_config(WinRateConfig, parse_overrides(context.args), "prefopt win-rate")
+    if output is None:
+        return tool.print_win_rate(tool.win_rate(outputs, baseline, config, Context(seed=seed)).figures)
+    with tool.win_rate_folder([*outputs, *([baseline] if baseline else [])], output) as journal:
+        found = tool.win_rate(outputs, baseline, config, tool.context_in(output, seed), journal=journal)
+        tool.print_win_rate(found.figures)
+        typer.echo(tool.write_win_rate(found, output))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Declare these verbs."""
+    app.command("win-rate", context_settings=OPEN)(win_rate_command)

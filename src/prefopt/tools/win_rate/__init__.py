@@ -1,0 +1,1 @@
+"""Win rates of recorded answers against a baseline's, plain and length-controlled."""
