@@ -1,4 +1,4 @@
-"""Verbs that evaluate beyond stage 08: win rates against a baseline."""
+"""Verbs that evaluate beyond stage 08: win rates against a baseline, MT-Bench's protocol."""
 
 from __future__ import annotations
 
@@ -42,6 +42,37 @@ def win_rate_command(
         typer.echo(tool.write_win_rate(found, output))
 
 
+def mt_bench_command(
+    context: typer.Context,
+    places: Annotated[
+        list[str],
+        typer.Argument(help="models, runs (RUN, RUN:ARM, RUN:base) or files of answers; or files of votes"),
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="pairwise: the one that the others meet; null: every pair meets")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for figures, answers and judgments")] = None,
+    seed: Seed = 0,
+) -> None:
+    """MT-Bench's protocol: two turns, graded by a judge or in pairs; also tables of recorded votes (docs/evaluate.md)."""
+    from prefopt.core.settings import parse_config, parse_overrides
+    from prefopt.tables.context import Context
+    from prefopt.tools.mt_bench import mt_bench as tool
+    from prefopt.tools.mt_bench.settings import MtBenchConfig
+    from prefopt.tools.mt_bench.shown import print_mt_bench
+
+    config = parse_config(MtBenchConfig, parse_overrides(context.args), "prefopt mt-bench")
+    if output is None:
+        return print_mt_bench(tool.mt_bench(places, config, Context(seed=seed), baseline=baseline).figures)
+    with tool.mt_bench_folder([*places, *([baseline] if baseline else [])], output) as journal:
+        found = tool.mt_bench(
+            places, config, tool.context_in(output, seed), baseline=baseline, journal=journal
+        )
+        print_mt_bench(found.figures)
+        typer.echo(tool.write_mt_bench(found, output))
+
+
 def add_to(app: typer.Typer) -> None:
     """Declare these verbs."""
     app.command("win-rate", context_settings=OPEN)(win_rate_command)
+    app.command("mt-bench", context_settings=OPEN)(mt_bench_command)

@@ -74,30 +74,7 @@ class ServerJudge:
         )
 
     def _ask(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        keys = [digest(self.describe(), asdict(request)) for request in requests]
-        first = {key: k for k, key in reversed(list(enumerate(keys))) if key not in self.journal.known}
-        todo = sorted(first.values())
-
-        def store(index: int, reply: ChatReply) -> None:
-            if reply.error != GAVE_UP:
-                self.journal.add(keys[todo[index]], reply)
-
-        with self.journal:
-            try:
-                self.client.ask([requests[k] for k in todo], store)
-            except AllRejected as error:
-                # the settings are right where they have brought answers before: then it is these calls
-                if not any(not reply.error for reply in self.journal.known.values()):
-                    raise
-                for place, reply in error.replies.items():
-                    store(place, reply)
-        failed = sum(keys[k] not in self.journal.known for k in todo)
-        if failed:
-            raise PrefoptError(
-                f"judge: {failed} of {len(requests)} calls failed after all retries; the others are kept, "
-                "start the same command again"
-            )
-        return [self.journal.known[key] for key in keys]
+        return self.journal.ask(self.client, requests, self.describe())
 
     def describe(self) -> dict[str, Any]:
         """Kind, server, prompt and what else the verdicts depend on; no key."""
@@ -126,6 +103,39 @@ class ReplyJournal:
             else:
                 self.known[entry["key"]] = reply
         self._journal.tell("their calls are made again")
+
+    def ask(
+        self, client: ChatClient, requests: Sequence[ChatRequest], about: Mapping[str, Any]
+    ) -> list[ChatReply]:
+        """One reply per request, those that are known without a call. about: what else the replies depend on.
+
+        Raises:
+            PrefoptError: some calls failed after all retries; the others are kept.
+        """
+        keys = [digest(about, asdict(request)) for request in requests]
+        first = {key: k for k, key in reversed(list(enumerate(keys))) if key not in self.known}
+        todo = sorted(first.values())
+
+        def store(index: int, reply: ChatReply) -> None:
+            if reply.error != GAVE_UP:
+                self.add(keys[todo[index]], reply)
+
+        with self:
+            try:
+                client.ask([requests[k] for k in todo], store)
+            except AllRejected as error:
+                # the settings are right where they have brought answers before: then it is these calls
+                if not any(not reply.error for reply in self.known.values()):
+                    raise
+                for place, reply in error.replies.items():
+                    store(place, reply)
+        failed = sum(keys[k] not in self.known for k in todo)
+        if failed:
+            raise PrefoptError(
+                f"judge: {failed} of {len(requests)} calls failed after all retries; the others are kept, "
+                "start the same command again"
+            )
+        return [self.known[key] for key in keys]
 
     def add(self, key: str, reply: ChatReply) -> None:
         """Keep a reply, on the disk too."""
