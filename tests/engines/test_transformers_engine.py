@@ -23,7 +23,8 @@ from transformers import (
 
 from prefopt.core.errors import PrefoptError
 from prefopt.engines import Sampling, transformers_engine
-from prefopt.engines.transformers_engine import TransformersEngine, choose, open_engine
+from prefopt.engines.choosing import choose
+from prefopt.engines.transformers_engine import TransformersEngine, open_engine
 from prefopt.models.load import load_tokenizer
 from prefopt.recipes.quickstart.task import prompts as task_prompts
 
@@ -277,6 +278,17 @@ def test_inversion_gives_the_distribution_of_the_usual_warpers(sampling):
     tokens = choose(logits.expand(points, -1), sampling, noise)
     found = torch.bincount(tokens, minlength=23) / points
     assert torch.allclose(found, shares_by_warpers(logits, sampling).to(found.dtype), atol=1.5 / points)
+
+
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 0.9999])
+def test_top_p_among_the_likeliest_draws_what_sorting_the_whole_vocabulary_draws(top_p, monkeypatch):
+    """Flat rows need more than the first few hundred tokens, peaked ones do not: both are in the batch."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(40, 9000, generator=generator) * torch.linspace(0.1, 8.0, 40)[:, None]
+    noise = torch.rand(40, dtype=torch.float64, generator=generator)
+    fast = choose(logits, Sampling(top_p=top_p), noise)
+    monkeypatch.setattr("prefopt.engines.choosing.LIKELY", ())
+    assert torch.equal(fast, choose(logits, Sampling(top_p=top_p), noise))
 
 
 def test_a_token_without_probability_is_never_drawn():

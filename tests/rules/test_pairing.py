@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefopt.rules.content import is_empty, same, text_of
-from prefopt.rules.pairing import score_pairs, spread, verify_pairs
+from prefopt.rules.pairing import matched_pairs, score_pairs, spread, verify_pairs
 
 
 def test_spread_goes_round_the_classes_largest_first_unparsed_last():
@@ -35,6 +35,25 @@ def test_pairs_are_right_against_wrong_distinct_and_as_many_as_can_be(answers, l
         used = [pair[side] for pair in pairs]
         counts = [used.count(i) for i in members]
         assert not pairs or max(counts) - min(counts) <= 1
+
+
+def test_matched_pairs_are_of_like_length():
+    correct = np.array([True, True, False, False, False])
+    lengths = np.array([10.0, 100.0, 90.0, 12.0, 400.0])
+    assert matched_pairs(correct, lengths, list(range(5)), 2) == [(1, 2), (0, 3)]
+    # the third answer is unused, so the next pair takes it; then the nearest of those used as often
+    assert matched_pairs(correct, lengths, list(range(5)), 3)[2] == (1, 4)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 300)), max_size=9), st.integers(1, 30), st.randoms())
+def test_matched_pairs_are_right_against_wrong_distinct_and_as_many_as_can_be(answers, limit, random):
+    correct = np.array([c for c, _ in answers], dtype=bool)
+    order = list(range(len(answers)))
+    random.shuffle(order)
+    pairs = matched_pairs(correct, np.array([n for _, n in answers], dtype=float), order, limit)
+    right, wrong = int(correct.sum()), int((~correct).sum())
+    assert len(pairs) == len(set(pairs)) == min(limit, right * wrong)
+    assert all(correct[c] and not correct[r] for c, r in pairs)
 
 
 def test_score_pairs_by_hand():

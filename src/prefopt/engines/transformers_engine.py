@@ -23,6 +23,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from prefopt.core.errors import PrefoptError
 from prefopt.engines import Completion, Dtype, EngineOptions, Sampling, until_stop
+from prefopt.engines.choosing import choose
+from prefopt.engines.roomy_cache import roomy_cache
 from prefopt.models.load import default_device, load_model, load_tokenizer
 from prefopt.models.quiet import seeded
 from prefopt.models.template import decode_completion, encode_prompt, stop_ids
@@ -165,7 +167,7 @@ def _prefill(
     model, device = engine.model, engine.model.device
     distinct, which = _distinct(prompts)
     ids, mask = _pad_left(distinct, engine.pad, device)
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     logits = model(
         input_ids=ids,
@@ -253,38 +255,6 @@ def _cached(model: PreTrainedModel, cache: DynamicCache) -> dict[str, Any]:
 def _last_logits(model: PreTrainedModel) -> dict[str, int]:
     """Logits of the last position alone, where the model can be asked for that."""
     return {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
-
-
-def choose(logits: Tensor, sampling: Sampling, noise: Tensor) -> Tensor:
-    """The next token [B] from logits [B, V], by inversion of the distribution at `noise` [B] in [0, 1).
-
-    Temperature, then top_k, then top_p: the smallest set of likeliest tokens that holds at least `top_p`.
-
-    Raises:
-        PrefoptError: a row holds NaN.
-    """
-    if bool(torch.isnan(logits).any()):
-        raise PrefoptError("the model gives NaN logits; its weights are damaged, or try dtype float32")
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
-    # taking the maximum off first keeps a tiny temperature finite
-    scaled = (logits.double() - logits.amax(dim=-1, keepdim=True)) / sampling.temperature
-    if not 0 < sampling.top_k < scaled.shape[-1] and sampling.top_p >= 1:
-        return _invert(torch.softmax(scaled, dim=-1), noise)
-    size = min(sampling.top_k or scaled.shape[-1], scaled.shape[-1])
-    likely, order = torch.topk(scaled, size, dim=-1, sorted=True)
-    shares = torch.softmax(likely, dim=-1)
-    before = shares.cumsum(dim=-1) - shares
-    picked = _invert(shares.masked_fill(before >= sampling.top_p, 0.0), noise)
-    return order.gather(-1, picked[:, None]).squeeze(-1)
-
-
-def _invert(shares: Tensor, noise: Tensor) -> Tensor:
-    """Index [B] where the running sum of shares [B, V] first exceeds noise times their total; never one of share 0."""
-    sums = shares.cumsum(dim=-1)
-    # the total is missed by rounding only if noise is within 2**-50 of 1
-    target = noise.clamp(max=1 - 2**-40)[:, None] * sums[:, -1:]
-    return torch.searchsorted(sums, target, right=True).squeeze(-1)
 
 
 # ---- models with another cache

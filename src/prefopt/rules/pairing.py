@@ -30,6 +30,30 @@ def verify_pairs(
     return [(right[(k + k // lap) % len(right)], wrong[k % len(wrong)]) for k in range(count)]
 
 
+def matched_pairs(
+    correct: NDArray[np.bool_], lengths: NDArray[np.float64], order: Sequence[int], limit: int
+) -> Pairs:
+    """At most `limit` distinct (right, wrong) pairs of like length, [N] answers with their lengths (any unit), `order` of [N].
+
+    Where right answers are mostly the shorter ones, pairs drawn at random teach to be short; these do so as little as the
+    samples allow. The next pair is the one whose answers were used least, then the nearest by ratio of lengths, then the
+    first in seeded order.
+    """
+    right = [i for i in order if correct[i]]
+    wrong = [i for i in order if not correct[i]]
+    logs = np.log(np.maximum(lengths, 1.0))
+    used = dict.fromkeys(order, 0)
+    left = [(c, r) for c in right for r in wrong]
+    pairs: Pairs = []
+    while left and len(pairs) < limit:
+        best = min(left, key=lambda pair: (used[pair[0]] + used[pair[1]], abs(logs[pair[0]] - logs[pair[1]])))
+        left.remove(best)
+        pairs.append(best)
+        for i in best:
+            used[i] += 1
+    return pairs
+
+
 def spread(answers: Sequence[int], classes: NDArray[np.int64]) -> list[int]:
     """The answers, one of each class in turn, the largest class first, the unparsed (class -1) last.
 

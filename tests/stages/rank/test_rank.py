@@ -63,6 +63,19 @@ def test_more_pairs_than_combinations_gives_all_combinations():
     assert len({(pair["chosen_id"], pair["rejected_id"]) for pair in pairs}) == len(pairs) == 15
 
 
+def test_match_length_pairs_answers_of_like_length():
+    lengths = (20, 50, 90, 48, 300, 22, 88, 400)
+    rows = [{**row, "completion_tokens": n} for row, n in zip(prompt_rows(), lengths, strict=True)]
+    pairs, _ = run(rows, match="length", pairs_per_prompt=3)
+    assert {(pair["chosen_id"], pair["rejected_id"]) for pair in pairs} == {
+        ("p-0", "p-5"), ("p-1", "p-3"), ("p-2", "p-6"),
+    }  # fmt: skip
+    unknown = [{**row, "completion_tokens": None} for row in rows]  # characters stand in: here all alike
+    assert len(run(unknown, match="length", pairs_per_prompt=3)[0]) == 3
+    with pytest.raises(PrefoptError, match="match is of strategy verify"):
+        run(rows, match="length", strategy="score")
+
+
 def test_message_prompts_get_message_answers():
     rows = [{**row, "prompt": [{"role": "user", "content": "q"}]} for row in prompt_rows()]
     pairs, _ = run(rows, pairs_per_prompt=1)

@@ -58,6 +58,10 @@ class Pairing(Protocol):
         """Prompts whose answers are all compared."""
 
     @property
+    def match(self) -> Literal["length"] | None:
+        """How right and wrong answers find each other."""
+
+    @property
     def verdict_cache(self) -> Path | None:
         """File of verdicts."""
 

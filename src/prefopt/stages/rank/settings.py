@@ -47,6 +47,11 @@ class RankConfig(Config):
         ge=1,
         description="pairs of a prompt at most; null: 4 for verify, all for given, 1 for the others",
     )
+    match: Literal["length"] | None = Field(
+        None,
+        description="verify: length pairs a right answer with a wrong one of like length, so that length decides as little "
+        "as it can (null: wrong answers of all classes in turn)",
+    )
     gold_when_unsolved: bool = Field(
         False, description="verify: where every sample is wrong, the gold solution is chosen"
     )
@@ -79,6 +84,8 @@ class RankConfig(Config):
             raise ValueError(f"strategy {name} asks a judge; set judge, e.g. recorded, local or server")
         if name not in TOURNAMENTS and self.judge is not None:
             raise ValueError(f"strategy {name} asks no judge; leave out judge, or set strategy: ipr")
+        if self.match is not None and name != "verify":
+            raise ValueError(f"match is of strategy verify, the strategy is {name}; leave out match")
         if name in TOURNAMENTS and (self.pairs_per_prompt or 1) > 1:
             raise ValueError(f"strategy {name} makes one pair per prompt; set pairs_per_prompt: null")
         return self

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prefopt.rules.content import is_empty
 from prefopt.rules.order import hash_order
-from prefopt.rules.pairing import UNPARSED, score_pairs, verify_pairs
+from prefopt.rules.pairing import UNPARSED, matched_pairs, score_pairs, verify_pairs
 from prefopt.stages.rank.judged import TOURNAMENTS, Judged, Pairing, rank_by_judge
 from prefopt.stages.rank.pairs import (
     Group,
@@ -54,10 +55,20 @@ def _verify_one(group: Group, limit: int, config: Pairing, seed: int) -> Outcome
             return Outcome(reason="all wrong, no gold_completion")
         rows = (*rows, {**rows[0], "id": f"{group.prompt_id}-gold", "completion": gold, "score": 1.0})
         correct.append(True)
+    order = hash_order([row["id"] for row in rows], seed, group.prompt_id).tolist()
+    if config.match == "length":
+        pairs = matched_pairs(np.array(correct), _lengths(rows), order, limit)
+        return Outcome([(_scored(rows[c], 1.0), _scored(rows[r], 0.0)) for c, r in pairs])
     classes = np.array([UNPARSED if (c := row.get("answer_class")) is None else c for row in rows])
-    order = hash_order([row["id"] for row in rows], seed, group.prompt_id)
-    pairs = verify_pairs(np.array(correct), classes.astype(np.int64), order.tolist(), limit)
+    pairs = verify_pairs(np.array(correct), classes.astype(np.int64), order, limit)
     return Outcome([(_scored(rows[c], 1.0), _scored(rows[r], 0.0)) for c, r in pairs])
+
+
+def _lengths(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Tokens of the completions; characters where one of them does not say how many."""
+    tokens = [row.get("completion_tokens") for row in rows]
+    told = tokens if None not in tokens else [len(row["completion"]) for row in rows]
+    return np.array(told, dtype=np.float64)
 
 
 def _scored(row: Row, score: float) -> Row:
