@@ -1,4 +1,4 @@
-"""Verbs that evaluate beyond stage 08: win rates against a baseline, MT-Bench's protocol."""
+"""Verbs that evaluate beyond stage 08: win rates against a baseline, MT-Bench's protocol, lm_eval."""
 
 from __future__ import annotations
 
@@ -72,7 +72,28 @@ def mt_bench_command(
         typer.echo(tool.write_mt_bench(found, output))
 
 
+def lm_eval_command(
+    context: typer.Context,
+    place: Annotated[str, typer.Argument(help="a model, or a run: RUN, RUN:ARM, RUN:base")],
+    output: Annotated[
+        Path | None, typer.Option(help="folder for lm-eval.json; null: RUN/lm-eval/ARM of a run, else none")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Benchmarks of EleutherAI's lm_eval: --tasks arc_easy,hellaswag (pip install 'prefopt[eval]'; docs/evaluate.md)."""
+    from prefopt.core.settings import parse_config, parse_overrides
+    from prefopt.tools import harness
+
+    config = parse_config(harness.LmEvalConfig, parse_overrides(context.args), "prefopt lm-eval")
+    folder = harness.lm_eval_folder(place, output)
+    figures = harness.lm_eval_figures(place, config, seed)
+    harness.print_lm_eval(figures)
+    if folder is not None:
+        typer.echo(harness.write_lm_eval(figures, folder))
+
+
 def add_to(app: typer.Typer) -> None:
     """Declare these verbs."""
     app.command("win-rate", context_settings=OPEN)(win_rate_command)
     app.command("mt-bench", context_settings=OPEN)(mt_bench_command)
+    app.command("lm-eval", context_settings=OPEN)(lm_eval_command)

@@ -32,6 +32,7 @@ SETTINGS: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
     ("judge-check",): ("prefopt.tools.judge_check:JudgeCheckConfig", ("judge_check",)),
     ("win-rate",): ("prefopt.tools.win_rate.settings:WinRateConfig", ("win_rate",)),
     ("mt-bench",): ("prefopt.tools.mt_bench.settings:MtBenchConfig", ("mt_bench",)),
+    ("lm-eval",): ("prefopt.tools.harness:LmEvalConfig", ("lm_eval",)),
     ("data",): (f"{_STAGES}data.settings:DataConfig", ("data",)),
     ("sample",): (f"{_STAGES}sample.settings:SampleConfig", ("sample",)),
     ("judge",): (f"{_STAGES}judge.settings:JudgeConfig", ("judge",)),
