@@ -39,11 +39,12 @@ study-suite: setup
 	$(BIN)/python tools/suite_docs.py
 
 # Searches of losses, one per kind of data, and their re-test on the reporting lineages; killed, it continues.
-SEARCH := --search.method halving --search.units 1 --search.candidates 96 --search.finalists 6 --search.episodes 6 --search.retest_episodes 16 --inner.steps_drawn 32
+SEARCH := --search.method halving --search.units 1 --search.candidates 96 --search.keep 0.1 --search.finalists 4 --search.episodes 6 --search.retest_episodes 16 --inner.steps_drawn 32
 study-discovery: setup
 	$(BIN)/prefopt suite discover --variants noisy:0.3 $(SEARCH) --write runs/suite/quiet.json
 	$(BIN)/prefopt suite discover --variants mixed:0.5 $(SEARCH) --write runs/suite/sorting.json
-	$(BIN)/python studies/suite_discovery.py runs/suite/quiet.json runs/suite/sorting.json --json studies/results/discovery.json
+	$(BIN)/python studies/suite_discovery.py runs/suite/quiet.json runs/suite/sorting.json --episodes 20 --json studies/results/discovery.json
+	$(BIN)/python studies/suite_parts.py runs/suite/quiet.json runs/suite/sorting.json --json studies/results/discovery-parts.json
 
 # into build/site; a warning is an error, nothing is fetched
 docs: $(VENV)/docs.done

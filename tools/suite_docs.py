@@ -2,8 +2,8 @@
 
     python tools/suite_docs.py
 
-Reads studies/results/suite-lineages.json and the packaged tuned.json, and studies/results/discovery.json where it is there.
-A test holds the page of the suite against them.
+Reads studies/results/suite-lineages.json and the packaged tuned.json, and discovery.json, discovery-parts.json and transfer.json where they are.
+A test holds both pages against them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from prefopt.suite.bench.statistics import interval
 from prefopt.suite.bench.tables import (
     costs_markdown,
     data_markdown,
@@ -25,6 +26,7 @@ from prefopt.suite.figures.svg import returns_svg
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "suite.md"
+FOUND_PAGE = ROOT / "docs" / "discovery.md"
 IMAGES = ROOT / "docs" / "images"
 RESULTS = ROOT / "studies" / "results"
 TUNED = ROOT / "src" / "prefopt" / "suite" / "bench" / "tuned.json"
@@ -50,6 +52,50 @@ def page(text: str) -> str:
     return text
 
 
+def found_page(text: str) -> str:
+    """The page of discovery with the tables of its results written anew."""
+    for name in ("discovery", "transfer"):
+        if (RESULTS / f"{name}.json").exists():
+            text = put(text, name, found_markdown(read(f"{name}.json")["variants"]))
+    if (RESULTS / "discovery-parts.json").exists():
+        text = put(text, "parts", parts_markdown(read("discovery-parts.json")["rows"]))
+    return text
+
+
+def parts_markdown(rows: list[dict[str, Any]]) -> str:
+    """Share of each arm of studies/suite_parts.py, a line per loss."""
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    lines = ["| loss | variant | " + " | ".join(arms) + " |", "|---" * (2 + len(arms)) + "|"]
+    for name, variant in dict.fromkeys((row["loss_file"], row["variant"]) for row in rows):
+        own = {
+            row["arm"]: row["share"] for row in rows if (row["loss_file"], row["variant"]) == (name, variant)
+        }
+        lines.append(
+            f"| {Path(name).stem} | {variant} | " + " | ".join(f"{own[arm]:.2f}" for arm in arms) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def found_markdown(rows: list[dict[str, Any]]) -> str:
+    """Mean returns ± half width of the 95% interval over lineages, each other arm with the found loss's z against it."""
+    arms = list(dict.fromkeys(key for row in rows for key in row if key.startswith("returns_")))
+    names = [arm.removeprefix("returns_") for arm in arms]
+    lines = ["| loss | variant | return | " + " | ".join(f"{name} (z)" for name in names) + " |"]
+    lines.append("|---" * (3 + len(arms)) + "|")
+    for row in rows:
+        cells = [Path(row["loss_file"]).stem, row["variant"], f"**{spread(row['returns'])}**"]
+        cells += [f"{spread(row[arm])} ({row[f'z_vs_{name}']:+.1f})" if arm in row else ""
+                  for arm, name in zip(arms, names, strict=True)]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± half width."""
+    found = interval(values)
+    return f"{found['mean']:.0f} ± {found['half_width']:.0f}"
+
+
 def figures() -> dict[str, str]:
     """Name of each figure's file and its SVG."""
     return {"suite-returns.svg": returns_svg(read("suite-lineages.json"))}
@@ -63,6 +109,7 @@ def read(name: str) -> dict[str, Any]:
 def main() -> None:
     """Writes page and figures."""
     PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    FOUND_PAGE.write_text(found_page(FOUND_PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     for name, svg in figures().items():
         (IMAGES / name).write_text(svg, encoding="utf-8")
 

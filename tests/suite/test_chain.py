@@ -351,6 +351,8 @@ def test_docs_show_the_committed_results():
     spec.loader.exec_module(tool)
     text = tool.PAGE.read_text()
     assert tool.page(text) == text, "run python tools/suite_docs.py"
+    found = tool.FOUND_PAGE.read_text(encoding="utf-8")
+    assert tool.found_page(found) == found, "run python tools/suite_docs.py"
     for name, svg in tool.figures().items():
         assert (tool.IMAGES / name).read_text() == svg, "run python tools/suite_docs.py"
     result, small = tool.read("suite-lineages.json"), bench_config("small", {})
