@@ -53,7 +53,7 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             *("core.plugins", "judges", "judges.verdicts", "judges.added", "judges.parse", "judges.prompt", "engines"),
             *("engines.protocol", "engines.added", "engines.fake", "verify", "verify.verifiers", "verify.answers"),
-            *("tools.check.check", "tools.judge_check"),
+            *("tools.check.check", "tools.judge_check", "tools.win_rate.win_rate", "tools.mt_bench.mt_bench", "tools.harness"),
         ),
     ),
     "training": (

@@ -200,6 +200,15 @@ def test_a_model_answers_its_own_first_answer_and_a_second_start_asks_nothing_ag
     assert "grades from 1 to 10" in first.stdout
 
 
+def test_answers_that_are_cut_are_told(tmp_path, files, model):
+    files["questions"] = write(
+        tmp_path / "q.jsonl", [{"question_id": 1, "category": "writing", "turns": ["1+2"]}]
+    )
+    with FakeServer(lambda body: Answer("[[5]]")) as server:
+        found = mt_bench([str(model)], config(server, **files, max_new_tokens=1))
+    assert found.figures["warnings"] == [f"{model}: 1 of 1 answers were cut at max_new_tokens."]
+
+
 def test_a_model_behind_a_server_hears_the_whole_conversation(tmp_path, files):
     heard = []
 

@@ -86,6 +86,8 @@ def lm_eval_command(
 
     config = parse_config(harness.LmEvalConfig, parse_overrides(context.args), "prefopt lm-eval")
     folder = harness.lm_eval_folder(place, output)
+    if folder is not None:
+        harness.check_output(folder)  # before the work
     figures = harness.lm_eval_figures(place, config, seed)
     harness.print_lm_eval(figures)
     if folder is not None:

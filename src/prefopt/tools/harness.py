@@ -184,6 +184,11 @@ def lm_eval_folder(place: str, output: Path | None) -> Path | None:
     return path / "lm-eval" / (arm or load_run(path).main)
 
 
+def check_output(output: Path) -> None:
+    """Raise `PrefoptError` where the folder is not new, empty or of an earlier lm-eval."""
+    OwnedFolder(output, CLAIMS).check()
+
+
 def write_lm_eval(figures: Mapping[str, Any], output: Path) -> Path:
     """`lm-eval.json` in the folder `output`, which is new, empty or of an earlier lm-eval; returns its path.
 

@@ -25,11 +25,12 @@ TEMPERATURE = 0.7  # of categories that the settings do not name
 
 @dataclass(frozen=True)
 class Answers:
-    """question id -> the answer to each turn. unanswered: turns that a model had no room for (empty answers)."""
+    """question id -> the answer to each turn. unanswered: turns that a model had no room for (empty answers); cut: at the limit of tokens."""
 
     name: str
     turns: Mapping[Hashable, tuple[str, ...]]
     unanswered: int = 0
+    cut: int = 0
 
 
 def read_or_write(
@@ -101,7 +102,7 @@ def _write(
 ) -> Answers:
     said: dict[Hashable, list[str]] = {question.id: [] for question in questions}
     names = {str(question.id): question.id for question in questions}
-    unanswered = 0
+    unanswered = cut = 0
     for turn in range(max(len(question.turns) for question in questions)):
         groups: dict[float, list[Row]] = {}  # by temperature
         for question in questions:
@@ -114,13 +115,13 @@ def _write(
             # parts are kept under a name of all that they depend on
             label = f"turn {turn + 1} at {temperature:g} {digest(about, asked, config.max_new_tokens, config.batch_size, context.seed)[:16]}"
             job = Pass(label, context.seed, config.batch_size, context.folder)
-            answers = {
-                row["id"]: row["completion"] for row in complete(asked, encoded, engine, sampling, job)
-            }
+            done = complete(asked, encoded, engine, sampling, job)
+            answers = {row["id"]: row["completion"] for row in done}
+            cut += sum(row["finish_reason"] == "length" for row in done)
             for row in rows:
                 said[names[str(row["id"])]].append(answers.get(row["id"], ""))
             unanswered += len(rows) - len(answers)
-    return Answers(name, {key: tuple(turns) for key, turns in said.items()}, unanswered)
+    return Answers(name, {key: tuple(turns) for key, turns in said.items()}, unanswered, cut)
 
 
 def _dialogue(question: Question, answers: Sequence[str]) -> list[dict[str, str]]:

@@ -29,7 +29,7 @@ JOURNAL = "replies.jsonl"
 FIGURES, TABLE, ANSWERS, VOTES = "mt-bench.json", "judgments.parquet", "answers.jsonl", "votes.jsonl"
 CLAIMS = Claims("mt-bench", (FIGURES, TABLE, ANSWERS, VOTES), loose=(JOURNAL,), lasting=(JOURNAL,))
 ALL = "all"
-MANY_UNPARSED = 0.05
+MANY_UNPARSED, MANY_CUT = 0.05, 0.1
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,18 @@ def mt_bench(
         figures = vote_figures(votes, {question.id: question.category for question in bench.questions})
         figures |= _faults([match.vote is None for match in matches])
         rows = [_match_row(one) for one in matches]
-    unanswered = {model.name: model.unanswered for model in models if model.unanswered}
+    turns = sum(len(question.turns) for question in bench.questions)
     warnings = [
-        f"{name}: {n} turns have no answer, the prompt filled the context." for name, n in unanswered.items()
+        *(
+            f"{m.name}: {m.unanswered} turns have no answer, the prompt filled the context."
+            for m in models
+            if m.unanswered
+        ),
+        *(
+            f"{m.name}: {m.cut} of {turns} answers were cut at max_new_tokens."
+            for m in models
+            if m.cut > MANY_CUT * turns
+        ),
     ]
     if figures["unparsed"] > MANY_UNPARSED * max(1, figures["judgments"]):
         warnings.append(
