@@ -226,6 +226,51 @@ def test_a_model_behind_a_server_hears_the_whole_conversation(tmp_path, files):
     assert temperatures["Write {answer}."] == 0.7
 
 
+def test_a_command_that_ends_early_goes_on_where_it_was(tmp_path, files):
+    """The judge hangs up on one question: no answer is written again, and only what it has not judged is asked."""
+    gone = [True]
+
+    def judged(body):
+        if gone[0] and "2 + 2?" in body["messages"][-1]["content"]:
+            raise RuntimeError("the judge hangs up")
+        return Answer("[[5]]")
+
+    with FakeServer(lambda body: Answer("reply")) as mine, FakeServer(judged) as judge:
+        words = [word for name in files for word in ("--" + name.replace("_", "-"), files[name])]
+        words += [
+            "--judge.base-url",
+            judge.url,
+            "--judge.model",
+            "j",
+            "--judge.retries",
+            "0",
+            "--judge.concurrency",
+            "1",
+        ]
+        words += [
+            "--engine",
+            "server",
+            "--engine-server.base-url",
+            mine.url,
+            "--engine-server.model",
+            "talker",
+        ]
+        ended = command("mt-bench", "talker", *words, "--output", tmp_path / "out")
+        assert ended.exit_code == 2
+        assert "start the same command again" in ended.output
+        written, asked = (
+            len(mine.calls),
+            {call.question for call in judge.calls if "2 + 2?" not in call.question},
+        )
+        count = len(judge.calls)
+        gone[0] = False
+        assert command("mt-bench", "talker", *words, "--output", tmp_path / "out").exit_code == 0
+        assert len(mine.calls) == written == 5
+        assert not asked & {call.question for call in judge.calls[count:]}
+    found = json.loads((tmp_path / "out" / "mt-bench.json").read_text())
+    assert found["models"]["talker"]["all"]["both"]["mean"] == 5
+
+
 # ---- votes and errors
 
 
