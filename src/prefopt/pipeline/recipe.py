@@ -179,7 +179,8 @@ def resolve_arms(recipe: Recipe, where: str = "recipe") -> dict[str, Recipe]:
 
 
 def _with_wanted_references(arms: dict[str, Recipe], where: str) -> dict[str, Recipe]:
-    """What the losses of the arms need of the reference pass, put where `reference` leaves it open (null).
+    """What the arms' training needs of the reference pass, put where `reference` leaves it open: columns that losses read, and
+    the arithmetic of the training, so that both have the same numeric path.
 
     Raises:
         PrefoptError: a setting is false and an arm's loss needs it.
@@ -187,7 +188,7 @@ def _with_wanted_references(arms: dict[str, Recipe], where: str) -> dict[str, Re
     needs = {name: arm.train.loss_sum.needs for name, arm in arms.items() if arm.train is not None}
     filled = {}
     for name, arm in arms.items():
-        update = {}
+        update: dict[str, Any] = {}
         for setting, wanted in WANTED.items():
             given = getattr(arm.reference, setting, None)
             if given is False and wanted in needs.get(name, ()):
@@ -196,6 +197,9 @@ def _with_wanted_references(arms: dict[str, Recipe], where: str) -> dict[str, Re
                 )
             if given is None and any(wanted in names for names in needs.values()):
                 update[setting] = True
+        is_mixed = arm.train is not None and arm.train.precision == "mixed"
+        if arm.reference is not None and is_mixed and arm.reference.dtype == "auto":
+            update["dtype"] = "mixed"
         if arm.reference is not None and update:
             arm = arm.model_copy(update={"reference": arm.reference.model_copy(update=update)})
         filled[name] = arm

@@ -25,6 +25,7 @@ from prefopt.models.load import load_model, load_tokenizer
 from prefopt.models.template import encode_pair
 from prefopt.recipes.quickstart.build import make_tokenizer
 from prefopt.scoring.logprobs import score
+from prefopt.stages.reference.reference import reference
 from prefopt.stages.reference.settings import ReferenceConfig
 from prefopt.stages.train.settings import TRACKERS, TrainConfig
 from prefopt.stages.train.train import STAGE, train
@@ -357,6 +358,21 @@ def test_bfloat16_is_a_choice_never_a_surprise(base, pairs, tmp_path):
     mixed = run_stage(base, pairs, tmp_path / "c", steps=1, precision="mixed")
     assert mixed.quality["dtype"] == "float32"
     assert mixed.quality["step0"]["step0/reward_max"] > 0
+
+
+def test_a_mixed_reference_has_the_numeric_path_of_mixed_training(base, pairs, tmp_path):
+    """The warning of a reference of another model must not come of bf16 arithmetic alone."""
+    bare = [{k: v for k, v in row.items() if not k.startswith("ref_")} for row in pairs]
+    scored = {}
+    for dtype in ("float32", "mixed"):
+        settings = parse_config(ReferenceConfig, {"max_length": 64, "dtype": dtype}, "test")
+        scored[dtype] = rows_of(reference(make_table(bare), settings, Context(model=base)).table)
+    first = {
+        dtype: run_stage(base, rows, tmp_path / dtype, steps=1, precision="mixed").quality["step0"]
+        for dtype, rows in scored.items()
+    }
+    assert first["mixed"]["step0/passed"] == 1.0
+    assert first["mixed"]["step0/reward_per_token"] < 0.5 * first["float32"]["step0/reward_per_token"]
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard", "trackio"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +88,8 @@ class ReferencePass:
         """The reference model on its device."""
         from prefopt.models.load import default_device, load_model
 
-        return load_model(self.path, dtype=self.config.dtype).to(default_device())
+        dtype = "float32" if self.config.dtype == "mixed" else self.config.dtype
+        return load_model(self.path, dtype=dtype).to(default_device())
 
     def part(self, rows: Sequence[Row], start: int) -> list[Row]:
         """One result per row: the columns `adds`, or the reason to drop the row."""
@@ -195,11 +197,20 @@ class ReferencePass:
         from prefopt.scoring.shared import packed_score_cuts
         from prefopt.training.rows import default_tokens_per_row
 
-        sharing = self._sharing(sequences)
-        if sharing is None:
-            return score_cuts(self.model, sequences, cuts, self.config.batch_tokens or BATCH_TOKENS)
-        tokens = self.config.max_tokens_per_row or default_tokens_per_row(self.model.device, sharing.form)
-        return packed_score_cuts(self.model, sequences, cuts, tokens, sharing)
+        sharing = self._sharing(sequences)  # held against fp32's tolerance, so outside of bf16 arithmetic
+        with self._arithmetic():
+            if sharing is None:
+                return score_cuts(self.model, sequences, cuts, self.config.batch_tokens or BATCH_TOKENS)
+            tokens = self.config.max_tokens_per_row or default_tokens_per_row(self.model.device, sharing.form)
+            return packed_score_cuts(self.model, sequences, cuts, tokens, sharing)
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        """The trainer's own bf16 arithmetic where dtype is mixed: at step 0 the policy then has the reference's log-probs."""
+        import torch
+
+        if self.config.dtype != "mixed":
+            return nullcontext()
+        return torch.autocast(self.model.device.type, dtype=torch.bfloat16)
 
     def _sharing(self, sequences: Sequence[tuple[list[int], list[int]]]) -> Sharing | None:
         """How the model shares prefixes, checked with the longest sequence so far; None: in padded batches."""

@@ -33,8 +33,10 @@ class ReferenceConfig(Config):
     max_tokens_per_row: int | None = Field(
         None, ge=1, description="tokens of a packed row (null: 768 on a CPU, 16384 on a GPU)"
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="dtype of the model; auto is the checkpoint's own"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "mixed"] = Field(
+        "auto",
+        description="dtype of the model; mixed: fp32 weights, bf16 arithmetic; auto is the checkpoint's own, in a recipe "
+        "with train.precision mixed that",
     )
     store: str | None = Field(
         None,
