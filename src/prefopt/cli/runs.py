@@ -51,49 +51,85 @@ def run_command(
     loaded = load_recipe(recipe, overrides)
     folder = output or Path("runs") / loaded.name
     if dry_run:
-        from prefopt.pipeline.folder import check_run
-        from prefopt.pipeline.plan import plan, probe
-        from prefopt.pipeline.plan_text import plan_text
-        from prefopt.pipeline.seeds import SEEDS, with_seed
-
-        check_run(folder, loaded, overwrite=overwrite)
-        one = with_seed(loaded, loaded.seeds[0]) if loaded.seeds else loaded
-        place = folder / SEEDS / str(one.seed) if loaded.seeds else folder
-        found = plan(one, place, strict=strict)
-        probe(found)
-        typer.echo(plan_text(found, loaded.name, place))
-        if loaded.seeds:
-            typer.echo(f"\nso for each of the {len(loaded.seeds)} seeds {', '.join(map(str, loaded.seeds))}")
+        _print_plan(loaded, folder, strict=strict, overwrite=overwrite)
         return
-    if loaded.seeds:
-        _run_seeds(loaded, folder, strict=strict, retry_failed=retry_failed, overwrite=overwrite)
-        return
-    from prefopt.pipeline.run import run
-    from prefopt.report import write_report
-    from prefopt.report.summary import print_summary
-    from prefopt.tables.records import is_writable
-
+    run = _runner(loaded)
     summary = run(loaded, folder, strict=strict, retry_failed=retry_failed, overwrite=overwrite)
     if not is_first_process():
         return
-    print_summary(summary)
-    for place, failed in summary["failed"].items():
-        print_failed(failed, f"{place}: ")
+    _print_result(loaded, summary)
     # last: the summary is printed and saved whatever happens to the page
-    typer.echo(write_report(folder) if is_writable(folder) else f"{folder}: read-only, nothing was written")
-
-
-def _run_seeds(recipe: Recipe, folder: Path, **how: Any) -> None:
-    from prefopt.pipeline.seeds import run_seeds
     from prefopt.report import write_report
-    from prefopt.report.over_seeds import print_seeds
     from prefopt.tables.records import is_writable
 
-    summary = run_seeds(recipe, folder, **how)
-    if not is_first_process():
-        return
-    print_seeds(summary)
     typer.echo(write_report(folder) if is_writable(folder) else f"{folder}: read-only, nothing was written")
+
+
+def _runner(recipe: Recipe) -> Any:
+    """What runs a recipe: as it is, with each of its seeds, or with a sweep before."""
+    if recipe.sweep is not None:
+        from prefopt.pipeline.sweep import run_sweep
+
+        return run_sweep
+    if recipe.seeds:
+        from prefopt.pipeline.seeds import run_seeds
+
+        return run_seeds
+    from prefopt.pipeline.run import run
+
+    return run
+
+
+def _print_result(recipe: Recipe, summary: dict[str, Any]) -> None:
+    from prefopt.report.over_seeds import print_seeds
+    from prefopt.report.summary import print_summary
+    from prefopt.report.sweep import sweep_lines
+
+    (print_seeds if recipe.seeds else print_summary)(summary)
+    for line in sweep_lines(summary.get("sweep")):
+        typer.echo(line)
+    for place, failed in summary.get("failed", {}).items():
+        print_failed(failed, f"{place}: ")
+
+
+def _print_plan(recipe: Recipe, folder: Path, *, strict: bool, overwrite: bool) -> None:
+    from prefopt.pipeline.folder import check_run
+    from prefopt.pipeline.plan import plan, probe
+    from prefopt.pipeline.plan_text import plan_text
+    from prefopt.pipeline.seeds import SEEDS, with_seed
+
+    check_run(folder, recipe, overwrite=overwrite)
+    if recipe.sweep is not None:
+        recipe = _print_sweep_plan(recipe, folder, strict=strict)
+    one = with_seed(recipe, recipe.seeds[0]) if recipe.seeds else recipe
+    place = folder / SEEDS / str(one.seed) if recipe.seeds else folder
+    found = plan(one, place, strict=strict)
+    probe(found)
+    typer.echo(plan_text(found, recipe.name, place))
+    if recipe.seeds:
+        typer.echo(f"\nso for each of the {len(recipe.seeds)} seeds {', '.join(map(str, recipe.seeds))}")
+
+
+def _print_sweep_plan(recipe: Recipe, folder: Path, *, strict: bool) -> Recipe:
+    """The plan of a recipe's sweep; returns the recipe after it, with the first settings where none are chosen yet."""
+    from functools import partial
+
+    from prefopt.pipeline.plan import plan, probe
+    from prefopt.pipeline.plan_text import plan_text
+    from prefopt.pipeline.sweep import SWEEP, earlier_choice, tuning_recipe, walk_candidates, with_chosen
+
+    tuning = tuning_recipe(recipe)
+    found = plan(tuning, folder / SWEEP, strict=strict, way=partial(walk_candidates, recipe=recipe))
+    probe(found)
+    typer.echo(
+        plan_text(found, f"the sweep of {recipe.name} ({len(tuning.arms)} candidates)", folder / SWEEP)
+    )
+    chosen = earlier_choice(recipe, folder / SWEEP)
+    if chosen is None:
+        typer.echo("\nthen the recipe with what was chosen, here with the first settings of every arm:\n")
+    else:
+        typer.echo("\nthen the recipe with what was chosen:\n")
+    return with_chosen(recipe, chosen)
 
 
 def report_command(

@@ -11,6 +11,10 @@ class PrefoptError(Exception):
     """Bad input or bad settings, told in one line: what is wrong, where, and how to mend it."""
 
 
+class Diverged(PrefoptError):
+    """A training whose loss or gradient is no number any more: with other settings it may go well."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the closest known word, or the known words when none is close."""
     names = sorted(known)

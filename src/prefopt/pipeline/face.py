@@ -148,6 +148,7 @@ def run(
     """
     from prefopt.pipeline.run import run as run_recipe
     from prefopt.pipeline.seeds import run_seeds
+    from prefopt.pipeline.sweep import run_sweep
 
     over = _overrides(overrides)
     if is_path(data):
@@ -166,7 +167,7 @@ def run(
             _keep(data, model, folder)
 
         processes.by_first(enter)
-        run_all = run_seeds if loaded.seeds else run_recipe
+        run_all: Any = run_sweep if loaded.sweep else run_seeds if loaded.seeds else run_recipe
         run_all(loaded, folder, strict=strict, overwrite=overwrite, callbacks=callbacks)
         processes.by_first(lambda: str(write_report(folder)))
     return SeedRuns(folder) if loaded.seeds else Run(folder)

@@ -5,7 +5,7 @@ Each stage is looked for under its key, as the run itself does; where it is not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +80,8 @@ class _Foreseen(StageFolder):
         return make_table([], ("id",))
 
 
-def plan(recipe: Recipe, output: Path, *, strict: bool = False) -> Plan:
-    """Walk the recipe without working.
+def plan(recipe: Recipe, output: Path, *, strict: bool = False, way: Callable[[Run], object] = walk) -> Plan:
+    """Walk the recipe without working. way: through its arms, where it is not a run's own.
 
     Raises:
         PrefoptError: what would stop the run before anything is computed: bad data, no model, settings that cannot go together.
@@ -122,7 +122,7 @@ def plan(recipe: Recipe, output: Path, *, strict: bool = False) -> Plan:
     state = Run(root=output, recipe=recipe, strict=strict, work=look, skip=lambda *skipped: None)
     state.find = _on_this_machine
     state.prepare = lambda state, source: _model(state, found, fresh)
-    walk(state)
+    way(state)
     return found
 
 

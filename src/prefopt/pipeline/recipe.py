@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from pydantic import Field, field_validator
 from prefopt.core.errors import PrefoptError, nearest
 from prefopt.core.plugins import load_plugins, names_of
 from prefopt.core.settings import Config, load_yaml, merge, parse_config
+from prefopt.pipeline.sweep_settings import Settings, SweepConfig, tried_by_arm, with_settings
 from prefopt.stages.data.settings import DataConfig
 from prefopt.stages.evaluate.settings import EvaluateConfig
 from prefopt.stages.judge.settings import JudgeConfig
@@ -77,6 +79,9 @@ class Recipe(Config):
     train: TrainConfig | None = TrainConfig()
     evaluate: EvaluateConfig | None = EvaluateConfig()
     arms: dict[str, dict[str, Any]] = Field({}, description="named overrides; the last one is the main arm")
+    sweep: SweepConfig | None = Field(
+        None, description="settings that every arm tries first, on tuning prompts (docs/sweeps.md)"
+    )
 
     @field_validator("seeds")
     @classmethod
@@ -135,6 +140,8 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Mapping[str, 
         data = _with_checks_found(data, home)
     recipe = parse_config(Recipe, data, where)
     resolve_arms(recipe, where)
+    if recipe.sweep is not None:
+        resolve_sweep(recipe, where)
     return recipe
 
 
@@ -163,7 +170,7 @@ def resolve_arms(recipe: Recipe, where: str = "recipe") -> dict[str, Recipe]:
     """
     if not recipe.arms:
         return _with_wanted_references({"main": recipe}, where)
-    plain = recipe.model_dump(exclude={"arms"}, exclude_unset=True)
+    plain = recipe.model_dump(exclude={"arms", "sweep"}, exclude_unset=True)
     arms = {}
     for name, override in recipe.arms.items():
         if name == BASE or not name.replace("-", "").replace("_", "").isalnum():
@@ -176,6 +183,42 @@ def resolve_arms(recipe: Recipe, where: str = "recipe") -> dict[str, Recipe]:
                 raise PrefoptError(f"{where}: arms.{name}: unknown key {key!r}, {nearest(key, ARM_KEYS)}")
         arms[name] = parse_config(Recipe, merge(plain, override), f"{where}: arms.{name}")
     return _with_wanted_references(arms, where)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings that an arm tries. name: `ARM-1`, `ARM-2`, ...; override: the arm in the recipe, with these settings."""
+
+    name: str
+    settings: Settings
+    override: dict[str, Any]
+
+
+def resolve_sweep(recipe: Recipe, where: str = "recipe") -> dict[str, list[Candidate]]:
+    """Arm -> what it tries, in order; `main` where the recipe has no arms.
+
+    Raises:
+        PrefoptError: arms that try different numbers, a setting that is none, a seed that is reported.
+    """
+    sweep = recipe.sweep
+    assert sweep is not None
+    if sweep.seed in (recipe.seeds or [recipe.seed]):
+        raise PrefoptError(
+            f"{where}: sweep.seed {sweep.seed} is a seed of the report, which would then know its own tuning; give another"
+        )
+    plain = recipe.model_dump(exclude={"arms", "sweep", "seeds"}, exclude_unset=True)
+    arms = recipe.arms or {"main": {}}
+    found: dict[str, list[Candidate]] = {}
+    for arm, tried in tried_by_arm(sweep, list(arms), where).items():
+        override = arms[arm] or {}
+        whole = merge(plain, override)
+        found[arm] = []
+        for number, settings in enumerate(tried, start=1):
+            place = f"{where}: sweep: arm {arm}, setting {number}"
+            changed = {**override, **with_settings(whole, settings, ARM_KEYS, place)}
+            parse_config(Recipe, merge(plain, changed), place)
+            found[arm].append(Candidate(f"{arm}-{number}", settings, changed))
+    return found
 
 
 def _with_wanted_references(arms: dict[str, Recipe], where: str) -> dict[str, Recipe]:

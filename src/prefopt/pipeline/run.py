@@ -11,7 +11,7 @@ rounds of a recipe of several (`prefopt.pipeline.rounds`) at `rounds/K/NN-name/`
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,14 @@ SKIPPED_BY_KIND = {
 }
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """A sweep that has chosen the settings of a recipe: the recipe as it was written, and all that was tried."""
+
+    written: Recipe
+    figures: dict[str, Any]
+
+
 @dataclass(kw_only=True)
 class Run(Ledger):
     """State of one `run`: the folder, the recipe and the model that all arms start from.
@@ -97,6 +105,7 @@ class Run(Ledger):
     skip: Callable[[Run, Stage, Path, str], None] = field(default=lambda *skipped: write_skip(*skipped))
     prepare: Callable[[Run, Done], None] = field(default=lambda *given: prepare_model(*given))
     find: Callable[[str], Path | None] | None = None
+    tuned: Tuned | None = None
 
     def begin(self) -> None:
         """Before a stage's work: the summary of what was there does not hold any longer."""
@@ -122,27 +131,30 @@ def run(
     retry_failed: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[Any] = (),
+    tuned: Tuned | None = None,
 ) -> dict[str, Any]:
     """Run all arms of a recipe; returns what `summary.json` says. callbacks: of transformers' Trainer, for every training.
 
     A killed run started again with the same recipe and folder continues and ends with the same tables and models.
     One process at a time works in the folder, which is new, empty or this recipe's (`prefopt.pipeline.folder`).
     retry_failed: rows that a server gave up on are asked again in stages that are finished; what follows is done anew.
-    overwrite: another recipe's run in the folder is replaced.
+    overwrite: another recipe's run in the folder is replaced. tuned: what a sweep has chosen, where `recipe` follows from it.
 
     Raises:
         PrefoptError: bad input or settings, with the remedy; another process or another recipe's run in the folder.
     """
-    processes.by_first(lambda: check_run(output, recipe, overwrite=overwrite))
+    written = tuned.written if tuned else recipe
+    processes.by_first(lambda: check_run(output, written, overwrite=overwrite))
     with processes.telling(), working_in(output):
 
         def enter() -> None:
-            changed = check_run(output, recipe, overwrite=overwrite)
+            changed = check_run(output, written, overwrite=overwrite)
             resolve_arms(recipe)
-            enter_run(output, recipe, changed)
+            enter_run(output, written, changed)
 
         processes.by_first(enter)
         state = Run(root=output, recipe=recipe, strict=strict, retry_failed=retry_failed, callbacks=callbacks)
+        state.tuned = tuned
         return _run(state)
 
 
@@ -161,6 +173,8 @@ def _run(state: Run) -> dict[str, Any]:
         seconds = time.perf_counter() - start
         chains = {name: chain[-1] for name, chain in walked.rounds.items()}
         summary = summarize(output, recipe, chains, walked.evaluated, seconds, walked.by_round)
+        if state.tuned is not None:
+            summary |= {"settings": state.tuned.written.given(), "sweep": state.tuned.figures}
         before = read_json(output / SUMMARY)
         if not state.worked and before is not None:
             summary["seconds"] = before.get("seconds", summary["seconds"])  # those of the work itself
@@ -177,6 +191,22 @@ def walk(state: Run) -> Walked:
     Raises:
         PrefoptError: what cannot work, before anything is computed; and whatever a stage finds.
     """
+    arms, source = begin(state)
+    rounds: dict[str, list[dict[str, Done]]] = {}
+    for name, home in homes(state.root, arms).items():
+        with within(f"arm {name}" if len(arms) > 1 else ""):
+            rounds[name] = run_rounds(state, arms[name], home, source)
+    rounds = {name: rounds[name] for name in arms}
+    evaluated, by_round = _evaluate_all(state, arms, rounds)
+    return Walked(rounds, evaluated, by_round)
+
+
+def begin(state: Run) -> tuple[dict[str, Recipe], Done]:
+    """The arms, and the data that all begin with, when model and data are found to fit them.
+
+    Raises:
+        PrefoptError: what cannot work, before anything is computed.
+    """
     arms = resolve_arms(state.recipe)
     with within("stage 1"):
         source = _run_data(state)
@@ -187,15 +217,13 @@ def walk(state: Run) -> Walked:
     check_columns(arms, found["quality"]["kind"], found["columns"])
     check_rounds(arms, found["quality"]["kind"], found["columns"])
     state.prepare(state, source)
-    main = list(arms)[-1]
-    rounds: dict[str, list[dict[str, Done]]] = {}
-    # the main arm goes first, so that shared stages lie at the top of the run folder
-    for name in [main, *(arm for arm in arms if arm != main)]:
-        with within(f"arm {name}" if len(arms) > 1 else ""):
-            rounds[name] = _run_rounds(state, arms[name], _home(state.root, name, main), source)
-    rounds = {name: rounds[name] for name in arms}
-    evaluated, by_round = _evaluate_all(state, arms, rounds)
-    return Walked(rounds, evaluated, by_round)
+    return arms, source
+
+
+def homes(root: Path, arms: Collection[str]) -> dict[str, Path]:
+    """Arm -> its folder, the main one first, so that shared stages lie at the top of the run folder."""
+    *others, main = arms
+    return {main: root, **{name: root / "arms" / name for name in others}}
 
 
 def _measured(
@@ -213,10 +241,6 @@ def _pairs_key(chain: Mapping[str, Done]) -> str:
     return chain.get("rank", chain["data"]).key
 
 
-def _home(root: Path, arm: str, main: str) -> Path:
-    return root if arm == main else root / "arms" / arm
-
-
 def _evaluate_all(
     state: Run, arms: Mapping[str, Recipe], rounds: Mapping[str, Sequence[Mapping[str, Done]]]
 ) -> tuple[dict[str, Done], dict[str, list[tuple[Mapping[str, Done], Done | None]]]]:
@@ -230,17 +254,16 @@ def _evaluate_all(
     several = any(len(chains) > 1 for chains in rounds.values())
     base_recipe = state.recipe if main == "main" else arms[main]
     with within("the model before training"):
-        base = _run_evaluate(state, base_recipe, state.root / "arms" / BASE, shared, None, None)
+        base = run_evaluate(state, base_recipe, state.root / "arms" / BASE, shared, None, None)
     evaluated = {BASE: base} if base else {}
     by_round: dict[str, list[tuple[Mapping[str, Done], Done | None]]] = {}
-    # as above, the main arm first
-    for name in [main, *(arm for arm in arms if arm != main)]:
-        home, chains = _home(state.root, name, main), rounds[name]
+    for name, home in homes(state.root, arms).items():
+        chains = rounds[name]
         for number, chain in enumerate(chains, start=1):
             pairs = shared if several else _measured(chain, rounds)
             place = round_home(home, number, len(chains))
             with within(f"arm {name}" if len(arms) > 1 else ""), within(_round(number, len(chains))):
-                after = _run_evaluate(state, arms[name], place, pairs, chain.get("train"), base)
+                after = run_evaluate(state, arms[name], place, pairs, chain.get("train"), base)
             if several:
                 by_round.setdefault(name, []).append((chain, after))
         if after:
@@ -258,14 +281,14 @@ def _run_data(state: Run) -> Done:
             f"recipe {state.recipe.name!r} has no data; say which, e.g. prefopt run {state.recipe.name} "
             "--data FILE.jsonl.gz"
         )
-    config = _for_model(state, config)
+    config = settled(state, config)
     context = Context(seed=stage_seed(state.recipe.seed, "data"), strict=state.strict)
     return state.work(
         state, BY_NAME["data"], config, state.root, None, context, extra=[data.source_digest(config)]
     )
 
 
-def _for_model(state: Run, config: Any) -> Any:
+def settled(state: Run, config: Any) -> Any:
     """Settings of data with `chat: auto` settled by the recipe's model; one that is made of the data reads it as it is."""
     from prefopt.models.find import resolve_model
 
@@ -301,7 +324,7 @@ def prepare_model(state: Run, source: Done) -> None:
     state.model_key = model_digest(state.model)
 
 
-def _run_rounds(state: Run, recipe: Recipe, home: Path, source: Done) -> list[dict[str, Done]]:
+def run_rounds(state: Run, recipe: Recipe, home: Path, source: Done) -> list[dict[str, Done]]:
     """Stages 01 to 07 of every round of one arm."""
     at = Round(1, state.model, state.model_key)
     chains = []
@@ -372,7 +395,7 @@ def _inputs(stage: Stage, chain: Mapping[str, Done]) -> dict[str, Any]:
     return {}
 
 
-def _run_evaluate(
+def run_evaluate(
     state: Run,
     recipe: Recipe,
     home: Path,
@@ -387,7 +410,7 @@ def _run_evaluate(
     inputs: dict[str, Any] = {}
     extra = []
     if config.data is not None:
-        prompts = _test_prompts(state, config)
+        prompts = test_prompts(state, config.data)
         inputs["prompts"] = prompts.folder.table()
         extra.append(prompts.key)
     if before is not None:
@@ -403,10 +426,10 @@ def _run_evaluate(
         return state.work(state, BY_NAME["evaluate"], config, home, pairs, context, extra=extra)
 
 
-def _test_prompts(state: Run, config: Any) -> Done:
-    """The test prompts, read once for all arms, in `00-test`."""
+def test_prompts(state: Run, config: Any) -> Done:
+    """The test prompts, read once for all arms, in `00-test`. config: of the data."""
     context = Context(seed=stage_seed(state.recipe.seed, "test"), strict=state.strict)
     return state.work(
-        state, BY_NAME["data"], _for_model(state, config.data), state.root, None, context,
-        extra=["test", data.source_digest(config.data)], folder_name=TEST_FOLDER,
+        state, BY_NAME["data"], settled(state, config), state.root, None, context,
+        extra=["test", data.source_digest(config)], folder_name=TEST_FOLDER,
     )  # fmt: skip

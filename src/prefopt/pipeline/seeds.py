@@ -18,7 +18,7 @@ from prefopt.core.notice import is_first_process, notice
 from prefopt.core.settings import parse_config
 from prefopt.pipeline.folder import SUMMARY, check_run, enter_run
 from prefopt.pipeline.recipe import Recipe
-from prefopt.pipeline.run import run
+from prefopt.pipeline.run import Tuned, run
 from prefopt.report import write_report
 from prefopt.report.over_seeds import summarize_seeds
 from prefopt.tables.lock import working_in
@@ -37,6 +37,7 @@ def run_seeds(
     retry_failed: bool = False,
     overwrite: bool = False,
     callbacks: Sequence[Any] = (),
+    tuned: Tuned | None = None,
 ) -> dict[str, Any]:
     """Run the recipe with each of its seeds; returns what the summary over them says. Arguments as for `run`.
 
@@ -46,9 +47,12 @@ def run_seeds(
     Raises:
         PrefoptError: as `run`.
     """
-    processes.by_first(lambda: check_run(output, recipe, overwrite=overwrite))
+    written = tuned.written if tuned else recipe
+    processes.by_first(lambda: check_run(output, written, overwrite=overwrite))
     with processes.telling(), working_in(output):
-        processes.by_first(lambda: enter_run(output, recipe, check_run(output, recipe, overwrite=overwrite)))
+        processes.by_first(
+            lambda: enter_run(output, written, check_run(output, written, overwrite=overwrite))
+        )
         summaries, folders = {}, {}
         for number, seed in enumerate(recipe.seeds, start=1):
             place = f"{SEEDS}/{seed}"
@@ -64,6 +68,8 @@ def run_seeds(
         def finish() -> dict[str, Any]:
             _tell_others(output, folders)
             summary = summarize_seeds(summaries, folders)
+            if tuned is not None:
+                summary["sweep"] = tuned.figures
             if summary != read_json(output / SUMMARY) and is_writable(output):
                 write_json(output / SUMMARY, summary)
             return summary

@@ -17,7 +17,10 @@ from prefopt.tables.records import atomic_file
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-TEMPLATES = ("page.html.j2", "figures.html.j2", "comparisons.html.j2", "seeds.html.j2", "compared.html.j2")
+TEMPLATES = (
+    *("page.html.j2", "figures.html.j2", "comparisons.html.j2", "sweep.html.j2", "during.html.j2"),
+    *("seeds.html.j2", "compared.html.j2"),
+)
 _JUDGEMENT = re.compile(
     r"(a clear gain|better than chance)|(clearly worse|worse than chance)|(no clear difference)"
 )

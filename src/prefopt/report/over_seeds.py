@@ -10,6 +10,7 @@ from prefopt.core.terminal import console as make_console
 from prefopt.report import plots, text
 from prefopt.report.html import template, write_page
 from prefopt.report.sections import METRICS
+from prefopt.report.sweep import sweep_view
 from prefopt.rules.student import holm, over_seeds
 
 Summary = Mapping[str, Any]
@@ -137,6 +138,7 @@ def write_seeds_page(folder: Path, summary: Summary, output: Path | None = None)
         "ladders": [(METRICS[name], _ladder(summary, name, arms)) for name in measures],
         "rows": [(arm, [_by_seed(summary[name].get(arm)) for name in measures]) for arm in arms],
         "measures": [METRICS[name] for name in measures],
+        "sweep": sweep_view(summary),
         "runs": [(seed, f"{place}/report.html") for seed, place in summary["runs"].items()],
     }  # fmt: skip
     page = text.printable(template("seeds.html.j2").render(**views))

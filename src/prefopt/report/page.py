@@ -13,10 +13,12 @@ import yaml
 
 from prefopt.report import data_sections, sections, text
 from prefopt.report.curves import training
+from prefopt.report.during import during
 from prefopt.report.html import resource, template, write_page
 from prefopt.report.load import RunData, load_run
 from prefopt.report.rounds import rounds
 from prefopt.report.samples import answers
+from prefopt.report.sweep import sweep_view
 from prefopt.report.tournaments import LONGEST, comparisons
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ TITLES = {
     "made": "How it was made",
     "flow": "From the input to the model",
     "gap": "Reference gap",
+    "sweep": "How the settings were chosen",
+    "during": "How answers changed during training",
 }
 
 
@@ -67,11 +71,13 @@ def _render(run: RunData) -> tuple[str, dict[str, str]]:
         "first": sections.first_screen,
         "accuracy": sections.accuracy,
         "rounds": rounds,
+        "sweep": lambda run: sweep_view(run.summary),
         "flow": data_sections.flow,
         "comparisons": comparisons,
         "difficulty": data_sections.difficulty,
         "gap": data_sections.gap,
         "training": training,
+        "during": during,
         "answers": answers,
         "made": _made,
     }

@@ -1,4 +1,4 @@
-"""Length, emptiness and equality of an answer, which is text or a message list."""
+"""Length, emptiness and equality of an answer or prompt, which is text or a message list."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ def text_of(content: Any) -> str:
     if isinstance(content, str):
         return content
     return "\n".join(str(message.get("content") or "") for message in content)
+
+
+def prompt_words(prompt: Any) -> str:
+    """What prompts that ask the same have in common: the words of all turns but the system's, in small letters, spaces as one."""
+    said = prompt if isinstance(prompt, str) else [turn for turn in prompt if turn.get("role") != "system"]
+    return " ".join(text_of(said).casefold().split())
 
 
 def is_empty(content: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prefopt.core import processes
 from prefopt.core.errors import PrefoptError
 from prefopt.core.notice import is_first_process, notice
-from prefopt.tables.ours import shown
+from prefopt.tables.ours import is_within, remove_tree, shown
 from prefopt.tables.owned import DAMAGED, KEY, MANIFEST, TIMINGS, WORK, Claims, OwnedFolder, read_json
 from prefopt.tables.progress import progress
 from prefopt.tables.records import Row, digest, file_digest, make_table, rows_of, write_json, write_table
@@ -145,6 +145,29 @@ class StageFolder(OwnedFolder):
         })  # fmt: skip
         (self.path / DAMAGED).unlink(missing_ok=True)
         self._tidy()
+
+    def release(self, name: str) -> None:
+        """Remove a file or folder of the finished stage that nobody needs any longer; the stage stays finished."""
+        manifest = self.manifest
+        if manifest is None or not is_first_process():
+            return
+        if name not in manifest.get("released", ()):
+            files = {
+                path: known
+                for path, known in (manifest.get("files") or {}).items()
+                if not is_within(path, [name])
+            }
+            self.own(manifest.get("stage", ""), manifest.get("key"), files)
+            write_json(
+                self.path / MANIFEST,
+                {**manifest, "files": files, "released": [*manifest.get("released", ()), name]},
+            )
+        remove_tree(self.path / name)  # again where a kill came between
+
+    @property
+    def released(self) -> bool:
+        """Whether something of the finished stage was removed as no longer needed."""
+        return bool((self.manifest or {}).get("released"))
 
 
 def map_parts(

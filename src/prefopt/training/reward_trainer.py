@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import Diverged
 from prefopt.scoring.reward import both_orders, bradley_terry, outputs, reward_kind
 from prefopt.training.collate import Example, Share, Slot
 from prefopt.training.forward import Table, detached, mark_last, not_finite, turn_off_dropout
@@ -69,7 +69,7 @@ class RewardTrainer(StepTrainer):
         found = gather_rows(self.accelerator, tables)
         loss = (found["loss"].double() * found["weight"].double()).sum().item() / inputs.rows
         if not math.isfinite(loss):
-            raise PrefoptError(not_finite("the loss", self.state.global_step + 1, ", ".join(inputs.ids[:3])))
+            raise Diverged(not_finite("the loss", self.state.global_step + 1, ", ".join(inputs.ids[:3])))
         self._window.append(found)
         return torch.tensor(loss, device=self.args.device)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from prefopt.core.errors import PrefoptError
+from prefopt.core.errors import Diverged, PrefoptError
 from prefopt.losses import LossSum
 from prefopt.models.adapters import merged_weights
 from prefopt.scoring.body import unwrap
@@ -149,7 +149,7 @@ class PreferenceTrainer(StepTrainer, ShardedTrainer):
             table = self.runner.step(model, inputs, self._progress())
         loss = (table["loss"].double() * table["weight"].double()).sum().item() / inputs.rows
         if not math.isfinite(loss):
-            raise PrefoptError(
+            raise Diverged(
                 not_finite("the loss", self.state.global_step + 1, metrics.bad_rows(table, inputs.ids))
             )
         if self.state.global_step == 0 and self.starts_at_reference:
@@ -164,7 +164,7 @@ class PreferenceTrainer(StepTrainer, ShardedTrainer):
             and not math.isfinite(float(norm))
             and getattr(self.accelerator, "scaler", None) is None
         ):
-            raise PrefoptError(
+            raise Diverged(
                 not_finite("the gradient", self.state.global_step + 1, "see the rows of this step")
             )
         return norm

@@ -31,7 +31,7 @@ from prefopt.stages.data.reading.completions import one_per_completion, require_
 from prefopt.stages.data.reading.dialogue import BadRow, turns
 from prefopt.stages.data.reading.files import plain
 from prefopt.stages.data.reading.formats import Format
-from prefopt.stages.data.reading.naming import content_key, hold_out, name_rows
+from prefopt.stages.data.reading.naming import content_key, hold_out, name_rows, set_aside
 from prefopt.stages.data.reading.opening import Opened, opened
 from prefopt.stages.data.reading.sources import Source, sources_digest, sources_of
 from prefopt.stages.data.settings import DataConfig
@@ -95,12 +95,14 @@ def data(table: Dataset | Sequence[Row] | None, config: DataConfig, context: Con
         placed = _without_lost_weights(placed, source, context, dropped)
     placed = _without_repeats(placed, form.kind, context, dropped)
     _refuse_nothing(placed, rows_in, dropped, source)
+    placed, aside = _part(placed, config, source)
     shape = check_one_form(placed, config.system)
     quality: dict[str, Any] = {
         "kind": form.kind,
         "source_format": form.name,
         "format": shape,
         **counts,
+        **aside,
     }
     quality["digest"] = None if table is not None else source_digest(config)
     rows = [row for row, _ in placed]
@@ -273,6 +275,21 @@ def _without_repeats(
         seen.add(key)
         kept.append((row, where))
     return kept
+
+
+def _part(placed: list[Placed], config: DataConfig, source: str) -> tuple[list[Placed], dict[str, int]]:
+    """The rows of the part that is wanted, and how many were left to the other one."""
+    if not config.tuning:
+        return placed, {}
+    wanted = config.part == "tuning"
+    aside = set_aside([row["prompt"] for row, _ in placed], config.tuning)
+    kept = [one for one, is_aside in zip(placed, aside, strict=True) if is_aside == wanted]
+    if not kept:
+        raise PrefoptError(
+            f"{source}: data.tuning: all rows ask one prompt, so that none can be set aside; give more prompts or a file of "
+            "tuning prompts"
+        )
+    return kept, {"left_to_tuning" if not wanted else "left_to_training": len(placed) - len(kept)}
 
 
 def _refuse_nothing(rows: Sequence[Any], rows_in: int, dropped: Mapping[str, int], source: str) -> None:

@@ -50,6 +50,15 @@ class DataConfig(Config):
     heldout: float = Field(
         0.1, ge=0, lt=1, description="share of prompts held out for evaluation, by hash of prompt and seed"
     )
+    tuning: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of prompts set aside for tuning, by hash of the prompt alone: the same ones with every seed",
+    )
+    part: Literal["rest", "tuning"] = Field(
+        "rest", description="where `tuning` is above 0: all other prompts, or those set aside"
+    )
     limit: int | None = Field(
         None, gt=0, description="read at most this many rows of each source (null = all)"
     )

@@ -27,7 +27,7 @@ def check_prompts(prompts: Sequence[Row], config: EvaluateConfig) -> None:
 
 
 def judged(rows: list[Row], config: EvaluateConfig, context: Context, dropped: dict[str, int]) -> list[Row]:
-    """The rows with `answer`, `is_correct` and, by constraints, `followed`, without those on which a verifier failed."""
+    """The rows with `answer`, `is_correct`, perhaps `score` and, by constraints, `followed`, without those on which a verifier failed."""
     failed: set[str] = set()
     for kind, group in _by_kind(rows, config).items():
         if kind == ANSWER:
@@ -40,6 +40,8 @@ def judged(rows: list[Row], config: EvaluateConfig, context: Context, dropped: d
                 failed.add(row["id"])
                 continue
             row["answer"], row["is_correct"] = found.answer, found.is_correct
+            if found.score is not None:
+                row["score"] = found.score
             if found.details is not None:
                 row["followed"] = found.details
     return [row for row in rows if row["id"] not in failed]

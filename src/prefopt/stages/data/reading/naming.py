@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from prefopt.rules.content import prompt_words
 from prefopt.tables.records import Row, digest
 
 ID_DIGITS = 16  # hex digits of a content hash: 64 bits
@@ -89,6 +90,13 @@ def hold_out(rows: Sequence[Row], share: float, seed: int) -> dict[str, Any]:
         "prompts": len(by_prompt),
         "heldout_prompts": len(chosen),
     }
+
+
+def set_aside(prompts: Sequence[Any], share: float) -> list[bool]:
+    """Which prompts are for tuning, by hash of their words alone, whatever the seed; both sides get one where there are two."""
+    keys = [digest("tuning", prompt_words(prompt)) for prompt in prompts]
+    held = _lowest(sorted(set(keys)), share)
+    return [key in held for key in keys]
 
 
 def _lowest(keys: Sequence[str], share: float) -> set[str]:
