@@ -184,7 +184,18 @@ def test_schema_takes_what_is_right_and_refuses_what_is_wrong():
         "rank: {judge: recorded}\nsample: {models: [a, null, {model: b}]}\narms: {x: {select: null}, y: null}"
     )
     assert list(checker.iter_errors(yaml.safe_load(good))) == []
+    for short in (
+        "judge: {kind: function, path: my_checks.py, name: check}",
+        "judge: {kind: regex, pattern: '^a', ignore_case: true}",
+        "judge: {kind: sum, parts: [{kind: length, max_words: 5, weight: 2}, {kind: answer}]}",
+        "judge: {kind: verifier, verifier: {kind: json_schema, schema: {type: object}}}",
+        "sweep: {share: 0.1, all: {train.beta: [0.1, 0.2]}, arms: {x: [{train: {beta: 1}}], y: null}}",
+    ):
+        assert list(checker.iter_errors(yaml.safe_load(short))) == [], short
     for bad in (
+        "judge: {kind: regexp}",
+        "judge: {kind: regex, patern: a}",
+        "sweep: {share: 0.1, everything: {}}",
         "trian: {}",
         "train: {schedule: cosin}",
         "train: {steps: 0}",

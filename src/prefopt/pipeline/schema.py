@@ -6,6 +6,8 @@ import copy
 from typing import Any
 
 from prefopt.pipeline.recipe import ARM_KEYS, Recipe
+from prefopt.verify import VERIFIERS
+from prefopt.verify.verifiers import OWN, options_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 TEXT = {"type": "string"}
@@ -27,6 +29,7 @@ def recipe_schema() -> dict[str, Any]:
     for kind, fields in SHORT.items():
         for name, form in fields.items():
             schema["$defs"][kind]["properties"][name].setdefault("anyOf", []).append(form)
+    _add_verifiers(schema["$defs"])
     own = schema["properties"]
     arm = {name: copy.deepcopy(own[name]) for name in ARM_KEYS}
     for name in ARM_KEYS:  # an arm says what differs: the defaults are the recipe's
@@ -39,3 +42,14 @@ def recipe_schema() -> dict[str, Any]:
     }
     own["arms"]["additionalProperties"] = {"$ref": "#/$defs/Arm"}
     return {"$schema": DIALECT, **schema, "title": "prefopt recipe"}
+
+
+def _add_verifiers(kinds: dict[str, Any]) -> None:
+    """A verifier's options may stand beside its `kind`, and the judge takes a verifier by its name."""
+    options = {name: {} for kind in VERIFIERS for name in options_of(kind)}
+    for kind in ("VerifyConfig", "Part"):
+        kinds[kind]["properties"] = {**options, **kinds[kind]["properties"]}
+    judge, verifier = kinds["JudgeConfig"]["properties"], kinds["VerifyConfig"]["properties"]
+    kinds["JudgeConfig"]["properties"] = {**verifier, **judge}
+    judge["kind"]["enum"] = [*judge["kind"]["enum"], *OWN, *VERIFIERS]
+    kinds["JudgeConfig"]["properties"]["kind"] = judge["kind"]
