@@ -186,6 +186,8 @@ def walk_candidates(
                 continue
             if found is not None:
                 evaluated[name] = found
+        if tidy and found is not None and recipe.sweep is not None:
+            figure_of(found, recipe.sweep.figure)  # without one, it is said before more is trained
         if tidy and not several:
             _release(arms[name], home)
     if tidy and several:
