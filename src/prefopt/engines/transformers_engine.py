@@ -75,8 +75,10 @@ class TransformersEngine:
         Raises:
             PrefoptError: the model gives NaN; a prompt fills the whole context.
         """
-        if not prompts:
-            return []
+        return self.write(prompts, sampling, seed) if prompts else []
+
+    def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int) -> list[Completion]:
+        """`generate` for a model that is being trained: without inference mode, whose tensors no later gradient may meet."""
         budgets = [self._budget(len(prompt), sampling.max_new_tokens) for prompt in prompts]
         answers = self._writer()(self, prompts, sampling, seed, budgets)
         return [self._completion(prompt, ids) for prompt, ids in zip(prompts, answers, strict=True)]

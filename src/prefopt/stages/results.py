@@ -122,6 +122,8 @@ def _train(q: Figures, folder: StageFolder) -> list[str]:
     ):
         if final.get(name) is not None:
             figures.append(text.format(final[name]))
+    if q.get("kept_step") not in (None, q["steps"]):
+        figures.append(f"kept the weights of step {q['kept_step']:,}, the best held out")
     return [f"{q['steps']:,} steps on {q['pairs']:,} pairs: {', '.join(figures)}", *_speed(folder)]
 
 

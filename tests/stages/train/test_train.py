@@ -27,7 +27,7 @@ from prefopt.recipes.quickstart.build import make_tokenizer
 from prefopt.scoring.logprobs import score
 from prefopt.stages.reference.reference import reference
 from prefopt.stages.reference.settings import ReferenceConfig
-from prefopt.stages.train.settings import TRACKERS, TrainConfig
+from prefopt.stages.train.settings import TRACKERS, TrainConfig, with_best
 from prefopt.stages.train.train import STAGE, train
 from prefopt.tables.context import Context
 from prefopt.tables.folder import WORK, StageFolder
@@ -522,6 +522,96 @@ def test_an_interrupted_stage_ends_with_the_same_bytes(base, pairs, tmp_path, at
     assert rows_of(whole.table) == rows_of(resumed.table)
     assert whole.table.column_names == resumed.table.column_names
     assert whole.quality == resumed.quality
+
+
+SAMPLED = {
+    "steps": 5,
+    "save_steps": 2,
+    "eval_steps": 2,
+    "learning_rate": 0.05,
+    "lora": {"r": 2, "dropout": 0.3},
+}
+
+
+@pytest.fixture(scope="module")
+def sampled(base, pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sampled")
+    run_stage(base, pairs, folder, sample_steps=2, sample_prompts=2, sample_tokens=6, **SAMPLED)
+    return folder
+
+
+def test_answers_while_training_change_nothing_of_it(base, pairs, sampled, tmp_path):
+    """Dropout draws random numbers in every step, so that any number drawn for a sample would show."""
+    run_stage(base, pairs, tmp_path, **SAMPLED)
+    mine, others = files_of(sampled), files_of(tmp_path)
+    assert mine.keys() - others.keys() == {"samples.jsonl"}
+    differ = [name for name in others if "timings" not in name and others[name] != mine[name]]
+    assert [name for name in differ if not name.endswith("README.md")] == []  # the card names the settings
+
+
+def test_answers_while_training_are_of_held_out_prompts_before_during_and_after(base, pairs, sampled, capsys):
+    from prefopt.engines import Sampling
+    from prefopt.engines.transformers_engine import TransformersEngine
+
+    lines = [json.loads(line) for line in (sampled / "samples.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 0, 2, 2, 4, 4, 5, 5]
+    by_prompt = {row["prompt_id"]: row for row in pairs}
+    assert all(by_prompt[line["prompt_id"]]["split"] == "eval" for line in lines)
+    for step, place in ((0, base), (5, sampled / "model")):
+        engine = TransformersEngine(load_model(place), load_tokenizer(place), "")
+        for line in (line for line in lines if line["step"] == step):
+            ids = engine.encode(by_prompt[line["prompt_id"]])
+            answer = engine.generate([ids], Sampling(temperature=0.0, max_new_tokens=6), 0)[0]
+            assert (line["completion"], line["finish_reason"]) == (answer.text, answer.finish_reason)
+
+
+@pytest.mark.parametrize("at_step", [4, 5])
+def test_answers_of_a_killed_training_are_those_of_a_whole_one(base, pairs, sampled, tmp_path, at_step):
+    settings = {"sample_steps": 2, "sample_prompts": 2, "sample_tokens": 6, **SAMPLED}
+    interrupt(base, pairs, tmp_path, at_step=at_step, **settings)
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write('{"step": 4, "prompt_id": "half of a li')
+    run_stage(base, pairs, tmp_path, **settings)
+    assert (tmp_path / "samples.jsonl").read_bytes() == (sampled / "samples.jsonl").read_bytes()
+    weights = "model/model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (sampled / weights).read_bytes()
+
+
+def test_a_model_that_cannot_answer_trains_all_the_same(base, pairs, tmp_path, monkeypatch, caplog):
+    def refuse(*arguments):
+        raise RuntimeError("no cache\nfor this")
+
+    monkeypatch.setattr("prefopt.engines.transformers_engine.TransformersEngine.write", refuse)
+    with caplog.at_level(logging.WARNING, "prefopt.train"):
+        result = run_stage(base, pairs, tmp_path, steps=3, sample_steps=1)
+    assert result.quality["steps"] == 3
+    assert sum("no samples from step 0 on: no cache for this" in r.message for r in caplog.records) == 1
+
+
+# ---- the best weights
+
+
+def test_auto_keeps_the_best_of_real_models_that_are_evaluated_twice():
+    def kept(parameters=135_000_000, steps=100, has_eval=True, **settings):
+        return with_best(TrainConfig(**settings), parameters, steps, has_eval=has_eval).keep
+
+    assert kept() == kept(steps=51) == "best"
+    assert kept(steps=50) == kept(has_eval=False) == kept(eval_steps=None) == kept(1_000_000) == "auto"
+    assert kept(keep="last") == "last"
+
+
+def test_auto_is_last_on_a_small_model_and_best_on_a_real_one(base, pairs, tmp_path, monkeypatch, capsys):
+    settings = {"steps": 4, "eval_steps": 2, "save_steps": 4, "learning_rate": 0.3, "schedule": "constant"}
+    auto = run_stage(base, pairs, tmp_path / "auto", **settings)
+    last = run_stage(base, pairs, tmp_path / "last", keep="last", **settings)
+    assert auto.quality == last.quality
+    assert auto.quality["kept_step"] == 4
+    capsys.readouterr()
+    monkeypatch.setattr("prefopt.stages.train.settings.REAL_MODEL", 1)
+    real = run_stage(base, pairs, tmp_path / "real", **settings)
+    losses = {r["step"]: r["eval_loss"] for r in rows_of(real.table) if r.get("eval_loss") is not None}
+    assert real.quality["kept_step"] == min(losses, key=losses.get) == 2
+    assert capsys.readouterr().err.count("train.keep: last keeps the last") == 1
 
 
 def test_a_stage_killed_behind_the_training_is_not_trained_again(base, pairs, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from prefopt.training.settings import PreferenceConfig
 
 FULL_RATE, LORA_RATE = 1e-6, 5e-6
+REAL_MODEL = 10_000_000  # parameters; the built-in models have about one million
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 # of transformers (`INTEGRATION_TO_CALLBACK`, which a test compares); names that it adds later are asked of it
 TRACKERS = (
@@ -178,8 +180,19 @@ class TrainConfig(Config):
     save_minutes: float | None = Field(
         10.0, gt=0, description="also a checkpoint when the last one is so old (null: by save_steps alone)"
     )
+    sample_steps: int = Field(
+        0,
+        ge=0,
+        description="write greedy answers to a few prompts every so many steps, see samples.jsonl (0: never)",
+    )
+    sample_prompts: int = Field(3, ge=1, description="held-out prompts that sample_steps has answered")
+    sample_tokens: int = Field(128, ge=1, description="longest answer of sample_steps, tokens")
     logging_steps: int = Field(10, ge=1, description="a line of the history every so many steps")
-    keep: Literal["last", "best"] = Field("last", description="which weights the model gets")
+    keep: Literal["auto", "last", "best"] = Field(
+        "auto",
+        description="which weights the model gets: auto, the best of the held-out evaluations where there are two or more and the "
+        "model is a real one (10 million parameters), else the last",
+    )
     best_by: Literal["loss", "rewards/accuracies"] = Field(
         "loss", description="held-out figure that decides what is best"
     )
@@ -361,7 +374,7 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
         save_minutes=config.save_minutes,
         logging_steps=config.logging_steps,
         logging_first_step=True,
-        keep=config.keep,
+        keep="best" if config.keep == "best" else "last",
         metric_for_best_model=config.best_by,
         early_stopping_patience=config.early_stopping_patience,
         # a store's log-probs are of the weights before they were rounded to 4 or 8 bits
@@ -378,6 +391,17 @@ def trainer_settings(config: TrainConfig, folder: Path, seed: int, has_eval: boo
             "and merge with `prefopt merge-adapter`"
         )
     return settings
+
+
+def with_best(config: TrainConfig, parameters: int, steps: int, *, has_eval: bool) -> TrainConfig:
+    """`keep: auto` as best, where a real model is evaluated at least twice; as it is where it means the last."""
+    evaluations = math.ceil(steps / config.eval_steps) if has_eval and config.eval_steps else 0
+    is_deepspeed = (
+        config.deepspeed is not None or config.strategy == "deepspeed"
+    )  # whose checkpoints are its own
+    if config.keep != "auto" or parameters < REAL_MODEL or evaluations < 2 or is_deepspeed:
+        return config
+    return config.model_copy(update={"keep": "best"})
 
 
 def _trackers() -> dict[str, Any]:

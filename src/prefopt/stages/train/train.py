@@ -19,11 +19,19 @@ from prefopt.core.plugins import digests
 from prefopt.stages.concerns import cut_answers
 from prefopt.stages.stage import Stage
 from prefopt.stages.train.few import counts_of, few_rows
-from prefopt.stages.train.settings import CALLBACKS, FIXED, LoraSettings, TrainConfig, trainer_settings
+from prefopt.stages.train.samples_file import SAMPLES, chosen_prompts
+from prefopt.stages.train.settings import (
+    CALLBACKS,
+    FIXED,
+    LoraSettings,
+    TrainConfig,
+    trainer_settings,
+    with_best,
+)
 from prefopt.tables.context import Context
 from prefopt.tables.folder import StageFolder, StageOutput
 from prefopt.tables.owned import WORK
-from prefopt.tables.progress import MUCH, progress
+from prefopt.tables.progress import MUCH, progress, say
 from prefopt.tables.records import make_table, write_json
 from prefopt.tables.table_rows import TableRows
 from prefopt.tables.versions import versions
@@ -82,10 +90,13 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
         _check_fit(chain(parts["train"], parts["eval"]), model)
         if "kl" in loss.needs and not _has_mismatched(parts):
             parts |= _with_mismatched(parts, model, config, context.seed)
+        total = _total_steps(config, len(parts["train"]))
+        config = _told_best(
+            config, with_best(config, _parameters(model), total, has_eval=bool(parts["eval"]))
+        )
         if config.lora is not None:
             model = _adapted(model, config.lora)
         settings = trainer_settings(config, folder.path / "checkpoints", context.seed, bool(parts["eval"]))
-        total = _total_steps(config, len(parts["train"]))
         with folder.timed("training"), _bar(total) as callback:
             trainer = PreferenceTrainer(
                 model,
@@ -93,7 +104,12 @@ def _train(table: Dataset, config: TrainConfig, context: Context, folder: StageF
                 loss,
                 parts["train"],
                 parts["eval"] or None,
-                [callback, *_trackers(config, folder), *context.inputs.get(CALLBACKS, ())],
+                [
+                    callback,
+                    *_trackers(config, folder),
+                    *_samples(config, table, tokenizer, folder, settings),
+                    *context.inputs.get(CALLBACKS, ()),
+                ],
             )
             trainer.starts_at_reference = not context.inputs.get(FIXED)
             trainer.train(resume_from_checkpoint=True)
@@ -195,6 +211,25 @@ def _trackers(config: TrainConfig, folder: StageFolder) -> list[Any]:
     return [tensorboard(folder.path / "tensorboard")] if wanted else []
 
 
+def _samples(
+    config: TrainConfig, table: Dataset, tokenizer: Any, folder: StageFolder, settings: Any
+) -> list[Any]:
+    """What writes answers while training, where that is wanted; of several processes the first."""
+    from prefopt.stages.train.sampling import Samples
+    from prefopt.training.distributed import LOCKSTEP
+
+    if not config.sample_steps or not is_first_process():
+        return []
+    if settings.chosen_strategy in LOCKSTEP:
+        logger.warning(
+            "train: no samples with %s, which shards the weights; set sample_steps to 0",
+            settings.chosen_strategy,
+        )
+        return []
+    rows = chosen_prompts(TableRows(table), config.sample_prompts)
+    return [Samples(rows, tokenizer, config.sample_steps, config.sample_tokens, folder.path / SAMPLES)]
+
+
 @contextmanager
 def _bar(total: int) -> Iterator[Any]:
     """A callback that moves the stage's progress bar; shown by the first process only."""
@@ -209,6 +244,21 @@ def _bar(total: int) -> Iterator[Any]:
 
 def _total_steps(config: TrainConfig, rows: int) -> int:
     return config.steps or math.ceil(config.epochs * math.ceil(rows / config.pairs_per_step))
+
+
+def _told_best(given: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """`config`, with a line where it was settled to keep the best weights."""
+    if config.keep != given.keep:
+        by = "loss" if config.best_by == "loss" else "accuracy"
+        say(
+            f"train: keeps the weights with the best held-out {by} of all evaluations (every {config.eval_steps} steps); "
+            "train.keep: last keeps the last"
+        )
+    return config
+
+
+def _parameters(model: Any) -> int:
+    return sum(_size(p) for p in model.parameters())
 
 
 def _quality(
@@ -226,7 +276,7 @@ def _quality(
         "steps": state.global_step,
         "stopped_early": state.global_step < state.max_steps,
         "kept_step": state.best_global_step if config.keep == "best" else state.global_step,
-        "parameters": sum(_size(p) for p in parameters),
+        "parameters": _parameters(trainer.model),
         "trained_parameters": sum(_size(p) for p in parameters if p.requires_grad),
         "dtype": str(parameters[0].dtype).removeprefix("torch."),
         "loss": config.loss_sum.describe(),
@@ -291,6 +341,6 @@ STAGE = Stage(
     needs_model=True,
     shares=lambda config: True,
     outside=lambda config: digests("loss", [term.loss.name for term in config.loss_sum.terms]),
-    files=("model", "checkpoints"),
+    files=("model", "checkpoints", SAMPLES),
     loose=("tensorboard", "model/README.md"),
 )
