@@ -46,7 +46,7 @@ def recipe_schema() -> dict[str, Any]:
 
 def _add_verifiers(kinds: dict[str, Any]) -> None:
     """A verifier's options may stand beside its `kind`, and the judge takes a verifier by its name."""
-    options = {name: {} for kind in VERIFIERS for name in options_of(kind)}
+    options: dict[str, Any] = {name: {} for kind in VERIFIERS for name in options_of(kind)}
     for kind in ("VerifyConfig", "Part"):
         kinds[kind]["properties"] = {**options, **kinds[kind]["properties"]}
     judge, verifier = kinds["JudgeConfig"]["properties"], kinds["VerifyConfig"]["properties"]
