@@ -1,4 +1,4 @@
-# quickstart: the whole pipeline on the embedded task.   demo: the same on a real chat model (about half an hour).   test: lint, types and tests.   setup: the environment alone.   docs: the site.
+# quickstart: the whole pipeline on the embedded task.   demo: the same on a real chat model.   test: lint, types and tests.   setup: the environment alone.   docs: the site.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,8 +43,8 @@ study-suite: setup
 	$(BIN)/prefopt suite bench --write studies/results/suite-lineages.json
 	$(BIN)/python tools/suite_docs.py
 
-# The instructions recipe over three seeds. DATA: a folder with ifeval/input_data.jsonl and hh_helpful/preference.jsonl.gz. About
-# half an hour per seed on two cores; killed, it continues.
+# The instructions recipe over three seeds. DATA: a folder with ifeval/input_data.jsonl and hh_helpful/preference.jsonl.gz.
+# Killed, it continues.
 study-instructions: setup
 	$(BIN)/python tools/get_smollm2.py runs/smollm2
 	$(BIN)/python studies/instructions.py --model runs/smollm2 --seeds 3 --ifeval $(DATA)/ifeval/input_data.jsonl \
