@@ -50,13 +50,20 @@ study-instructions: setup
 	$(BIN)/python studies/instructions.py --model runs/smollm2 --seeds 3 --ifeval $(DATA)/ifeval/input_data.jsonl \
 		--pairs $(DATA)/hh_helpful/preference.jsonl.gz --json studies/results/instructions.json
 
-# Searches of losses, one per kind of data, and their re-test on the reporting lineages; killed, it continues.
+# Searches of losses, one per kind of data, tunings of DPO and ORPO on the same data and lineages, and the re-tests; killed, it continues.
 SEARCH := --search.method halving --search.units 1 --search.candidates 96 --search.keep 0.1 --search.finalists 4 --search.episodes 6 --search.retest_episodes 16 --inner.steps_drawn 32
+RETUNE := --methods '["dpo", "orpo"]' --tuning_lineages '[5, 6, 7, 8]' --tuning_candidates 9 --tuning_finalists 2 --tuning_episodes 2
+FOUND := runs/suite/quiet.json runs/suite/sorting.json
+KINDS := base,noisy:0.1,noisy:0.2,noisy:0.3,mixed:0.25,mixed:0.5,mixed:0.75,poor_judge:1000,shuffled,small:128
 study-discovery: setup
 	$(BIN)/prefopt suite discover --variants noisy:0.3 $(SEARCH) --write runs/suite/quiet.json
 	$(BIN)/prefopt suite discover --variants mixed:0.5 $(SEARCH) --write runs/suite/sorting.json
-	$(BIN)/python studies/suite_discovery.py runs/suite/quiet.json runs/suite/sorting.json --episodes 20 --json studies/results/discovery.json
-	$(BIN)/python studies/suite_parts.py runs/suite/quiet.json runs/suite/sorting.json --json studies/results/discovery-parts.json
+	$(BIN)/prefopt suite tune $(RETUNE) --tuning_variants '["noisy:0.3"]' --write runs/suite/tuned-noisy.json
+	$(BIN)/prefopt suite tune $(RETUNE) --tuning_variants '["mixed:0.5"]' --write runs/suite/tuned-mixed.json
+	$(BIN)/python studies/suite_discovery.py $(FOUND) --episodes 20 --also slic_hf,kto,sft --retuned runs/suite/tuned-noisy.json runs/suite/tuned-mixed.json --json studies/results/discovery.json
+	$(BIN)/python studies/suite_discovery.py $(FOUND) --episodes 20 --variants $(KINDS) --json studies/results/transfer.json
+	$(BIN)/python studies/suite_parts.py $(FOUND) --json studies/results/discovery-parts.json
+	$(BIN)/python tools/suite_docs.py
 
 # into build/site; a warning is an error, nothing is fetched
 docs: $(VENV)/docs.done
