@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: quickstart demo study-instructions setup test slow random chaos mutants lint docs study-suite study-discovery clean
+.PHONY: quickstart demo study-instructions setup test slow random chaos mutants lint docs study-suite study-discovery study-discovered-lm clean
 
 quickstart: $(VENV)/core.done
 	$(BIN)/prefopt run quickstart
@@ -64,6 +64,11 @@ study-discovery: setup
 	$(BIN)/python studies/suite_discovery.py $(FOUND) --episodes 20 --variants $(KINDS) --json studies/results/transfer.json
 	$(BIN)/python studies/suite_parts.py $(FOUND) --json studies/results/discovery-parts.json
 	$(BIN)/python tools/suite_docs.py
+
+# The found losses on the quickstart's model, about half an hour on one core; killed, it continues. On another model:
+# python studies/discovered_lm.py --model DIR --pairs FILE
+study-discovered-lm: setup
+	$(BIN)/python studies/discovered_lm.py --json studies/results/discovered-lm.json
 
 # into build/site; a warning is an error, nothing is fetched
 docs: $(VENV)/docs.done
