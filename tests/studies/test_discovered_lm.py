@@ -205,3 +205,24 @@ def test_prompts_with_one_weak_answer_get_a_sample_of_the_model(tmp_path, monkey
     bad, share = spoiled(found, "mixed", weak, 0)
     assert share == 0.5
     assert sum(row["rejected"] == "weak" for row in bad) == 10
+
+
+@pytest.mark.slow
+def test_a_cell_on_the_quickstarts_model(tmp_path, monkeypatch):
+    few = {"--prompts": 24, "--tuning-prompts": 8, "--test-prompts": 8, "--steps": 2, "--pairs-per-step": 2}
+    monkeypatch.setattr(
+        sys, "argv",
+        ["study", "--json", str(tmp_path / "o.json"), "--runs", str(tmp_path / "runs"),
+         *(str(part) for item in few.items() for part in item)],
+    )  # fmt: skip
+    options = study.parsed()
+    prompts = study.prefopt.load_dataset(f"{study.BUILTIN}test.jsonl", heldout=0.0, limit=8)
+    whole = study.Study(options, {"test": prompts})
+    tables = study.Tables(whole, "mixed")
+    assert 0.5 < study.mean_x(tables.of(0)) < 1
+    clean = study.cell(whole, tables, 0, None, "test")
+    assert clean["chosen_drift"] == pytest.approx(0, abs=1e-4)
+    moved = study.cell(whole, tables, 0, candidates("sorting", 0.8)[-1], "test")
+    assert 0 <= moved["accuracy"] <= 1
+    assert moved["chosen_drift"] != pytest.approx(0, abs=1e-4)
+    assert len(list((tmp_path / "runs" / "cells").iterdir())) == 2
