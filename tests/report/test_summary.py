@@ -8,7 +8,7 @@ import pytest
 from prefopt.pipeline.recipe import Recipe
 from prefopt.pipeline.run import BY_NAME
 from prefopt.report.summary import print_summary, summarize
-from prefopt.report.verdict import verdict, warnings_of
+from prefopt.report.verdict import alike_once, verdict, warnings_of
 from prefopt.stages.evaluate.figures import pair_figures, sample_figures
 from prefopt.stages.running import Done
 from prefopt.tables.folder import StageFolder, StageOutput
@@ -264,3 +264,22 @@ def test_terminal_output_survives_markup_in_names(summary, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "[bold]x[/nonsense] [red]" in out
     assert "[x]" in out.splitlines()[-1]
+
+
+def test_warnings_that_differ_in_place_and_numbers_alone_are_said_once():
+    said = [
+        "Warning (01-sample): sample: 42.7% of 2,640 completions were cut.",
+        "Warning (arms/a/08-evaluate): evaluate, greedy: 40% of 96 completions were cut.",
+        "Warning: in a the log-prob fell by 91%.",
+        "Warning (arms/b/08-evaluate): evaluate, greedy: 7.5% of 1,200 completions were cut.",
+        "Warning: in b the log-prob fell by 95%.",
+        "Warning (08-evaluate): evaluate, greedy: 41% of 96 completions were cut.",
+    ]
+    assert alike_once(said) == [
+        said[0],
+        f"{said[1]} Alike: arms/b/08-evaluate, 08-evaluate.",
+        said[2],
+        said[4],
+    ]
+    assert alike_once([]) == []
+    assert alike_once([said[0], said[0]]) == [f"{said[0]} Alike: 01-sample."]

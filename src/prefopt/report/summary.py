@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prefopt.core.terminal import console as make_console
-from prefopt.report.verdict import arm_name, smoke_note, verdict, warnings_of
+from prefopt.report.verdict import alike_once, arm_name, smoke_note, verdict, warnings_of
 from prefopt.rules.intervals import share_interval
 from prefopt.stages.concerns import concerns
 from prefopt.stages.evaluate.figures import against, change, pair_margin
@@ -93,7 +93,8 @@ def summarize(
     summary["headline"] = next(
         (name for name in ("accuracy", "greedy", "pair_accuracy") if summary[name]), None
     )
-    summary["warnings"] = [*_concerns(output, folders), *warnings_of(summary), *smoke_note(recipe.model)]
+    said = [*_concerns(output, folders), *warnings_of(summary), *smoke_note(recipe.model)]
+    summary["warnings"] = alike_once(said)
     summary["verdict"] = verdict(summary) + summary["warnings"]
     summary["flow"] = _flow(output, chains[main], evaluated.get(main))
     summary["folders"] = folders

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 FALL = 0.2  # a fall of the chosen log-prob by more than this share of its size is worth a warning
 FALLEN = "has fallen"  # the trainer's own words on the same thing, for runs without held-out pairs
+_PLACED = re.compile(r"Warning \((?P<place>[^()]+)\): (?P<text>.*)", re.DOTALL)
 MEASURES = {
     "accuracy": "sampled accuracy",
     "greedy": "greedy accuracy",
@@ -114,6 +116,22 @@ def warnings_of(summary: Mapping[str, Any]) -> list[str]:
             if arm not in nats or FALLEN not in text
         ]
     return said
+
+
+def alike_once(warnings: Sequence[str]) -> list[str]:
+    """The warnings, those that differ in place and numbers alone said once, with the other places.
+
+    "Warning (a): 40% cut." and "Warning (b): 50% cut." become "Warning (a): 40% cut. Alike: b."
+    """
+    groups: dict[str, tuple[str, list[str]]] = {}
+    for said in warnings:
+        found = _PLACED.fullmatch(said)
+        key = re.sub(r"\d[\d.,]*", "#", found["text"]) if found else said
+        if key not in groups:
+            groups[key] = (said, [])
+        elif found:
+            groups[key][1].append(found["place"])
+    return [f"{said} Alike: {', '.join(others)}." if others else said for said, others in groups.values()]
 
 
 def smoke_note(model: str) -> list[str]:
