@@ -12,7 +12,7 @@ Every loss is tuned among equally many settings (learning rate times strength; o
 of its own, by verified accuracy of sampled answers to tuning prompts, or, with --pairs, by pair accuracy on held-out pairs
 of other prompts than those reported. Reported over the seeds: `accuracy` and `greedy` (test prompts), `pair_accuracy` (held-out
 pairs, clean labels, reward against the reference), `chosen_drift` and `rejected_drift` (nats, held-out pairs). `seconds` are those
-of the cells. Cells lie below --runs: a killed study continues.
+of the cells. The tables are printed. Cells lie below --runs: a killed study continues.
 """
 
 from __future__ import annotations
@@ -31,7 +31,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from discovered_lm_parts import BASELINES, FOUND, KINDS, Candidate, candidates, spoiled, weak_of
+from discovered_lm_parts import (
+    BASELINES,
+    FOUND,
+    KINDS,
+    MEASURES,
+    Candidate,
+    candidates,
+    spoiled,
+    tables,
+    weak_of,
+)
 
 import prefopt
 from prefopt.core.errors import PrefoptError
@@ -42,7 +52,6 @@ from prefopt.tables.versions import versions
 
 BUILTIN = "builtin:quickstart/"
 KEPT = ("id", "prompt_id", "prompt", "split", "chosen", "rejected")
-MEASURES = ("accuracy", "greedy", "pair_accuracy", "chosen_drift", "rejected_drift")
 COMPARED = ("accuracy", "greedy", "pair_accuracy")
 LOSSES = (*FOUND, *BASELINES)
 
@@ -77,6 +86,7 @@ def main() -> None:
     }
     study = Study(options, prompts)
     found = {kind: of_kind(study, kind) for kind in options.kinds.split(",")}
+    said = statements(found)
     write_json(options.json, {
         "study": "discovered-lm",
         "settings": shown(options),
@@ -85,8 +95,9 @@ def main() -> None:
         "seconds": round(sum(part.pop("seconds") for part in found.values()), 1),
         "seeds": seeds_of(options),
         "kinds": found,
-        "statements": statements(found),
+        "statements": said,
     })  # fmt: skip
+    print(tables(found, said))
 
 
 def parsed() -> argparse.Namespace:
@@ -210,23 +221,23 @@ def mean_x(rows: Sequence[Row]) -> float:
 def of_kind(study: Study, kind: str) -> dict[str, Any]:
     """Tuning and figures of all losses on one kind of pairs."""
     options = study.options
-    tables = Tables(study, kind)
-    scale = mean_x(tables.of(options.tuning_seed))
+    pairs = Tables(study, kind)
+    scale = mean_x(pairs.of(options.tuning_seed))
     arms: dict[str, Any] = {}
     seconds = 0.0
     for loss in LOSSES:
         grid = candidates(loss, scale, options.rate_factor)
-        tried = [cell(study, tables, options.tuning_seed, one, "tuning") for one in grid]
+        tried = [cell(study, pairs, options.tuning_seed, one, "tuning") for one in grid]
         scores = [row[study.aim] for row in tried]
         best = scores.index(max(scores))
-        told = [cell(study, tables, seed, grid[best], "test") for seed in seeds_of(options)]
+        told = [cell(study, pairs, seed, grid[best], "test") for seed in seeds_of(options)]
         seconds += sum(row["seconds"] for row in [*tried, *told])
         arms[loss] = {
             "tuning": [{**one.shown, study.aim: score} for one, score in zip(grid, scores, strict=True)],
             "tuned": grid[best].shown,
             **figures(told),
         }
-    base = [cell(study, tables, seed, None, "test") for seed in seeds_of(options)]
+    base = [cell(study, pairs, seed, None, "test") for seed in seeds_of(options)]
     shares = [read_json(options.runs / "material" / str(s) / f"{kind}.json") for s in seeds_of(options)]
     return {
         "seconds": seconds + sum(row["seconds"] for row in base),
@@ -250,24 +261,24 @@ class Tables:
         return self._known[seed]
 
 
-def cell(study: Study, tables: Tables, seed: int, candidate: Candidate | None, use: str) -> dict[str, Any]:
+def cell(study: Study, pairs: Tables, seed: int, candidate: Candidate | None, use: str) -> dict[str, Any]:
     """Figures of one training (None: of the model as it is), from the folder or made now."""
     options = study.options
     term = None if candidate is None else {**candidate.term, "learning_rate": candidate.learning_rate}
     places = ("runs", "json", "seeds", "kinds")
     settings = {name: str(value) for name, value in vars(options).items() if name not in places}
-    key = digest(settings, tables.kind, seed, term, use)[:16]
+    key = digest(settings, pairs.kind, seed, term, use)[:16]
     path = options.runs / "cells" / f"{key}.json"
     known = read_json(path)
     if known is not None:
         return known
     started = time.monotonic()
-    rows = tables.of(seed)
+    rows = pairs.of(seed)
     with tempfile.TemporaryDirectory(prefix="prefopt-") as scratch:
         model = options.model if candidate is None else trained(study, rows, seed, candidate, Path(scratch))
         found = measured(study, rows, seed, model, use)
     name = "base" if candidate is None else str(candidate.shown)
-    row = {"kind": tables.kind, "seed": seed, "use": use, "setting": name, **found,
+    row = {"kind": pairs.kind, "seed": seed, "use": use, "setting": name, **found,
            "seconds": round(time.monotonic() - started, 2)}  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, row)
@@ -297,13 +308,13 @@ def measured(study: Study, rows: Sequence[Row], seed: int, model: Any, use: str)
         pairs="all", n=int(study.verified), greedy=study.verified, max_new_tokens=options.max_new_tokens,
         max_length=options.max_length,
     )  # fmt: skip
-    pairs = done.figures["pairs"]
+    ranked = done.figures["pairs"]
     means = {name: (done.figures[name] or {}).get("mean") for name in ("accuracy", "greedy")}
     return {
         **means,
-        "pair_accuracy": pairs["reward"]["mean"],
-        "chosen_drift": pairs["chosen_drift_nats"],
-        "rejected_drift": pairs["rejected_drift_nats"],
+        "pair_accuracy": ranked["reward"]["mean"],
+        "chosen_drift": ranked["chosen_drift_nats"],
+        "rejected_drift": ranked["rejected_drift_nats"],
     }
 
 

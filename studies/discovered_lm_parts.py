@@ -16,6 +16,7 @@ from prefopt.losses.table import LOSSES
 from prefopt.tables.records import Row
 
 KINDS = {"noisy": 0.3, "mixed": 0.5}  # share of the training pairs that is spoiled
+MEASURES = ("accuracy", "greedy", "pair_accuracy", "chosen_drift", "rejected_drift")
 FOUND = ("quiet", "sorting")
 BASELINES = ("dpo", "orpo", "slic_hf", "nll")
 SCALES = (0.1, 0.5, 2.0)  # 20 s x at the mean x of the chosen answers; the bench's own goes from 0.1 to 2
@@ -104,3 +105,35 @@ def weak_of(rows: Sequence[Row], column: str) -> dict[str, list[Any]]:
         if row[column] not in known:
             known.append(row[column])
     return found
+
+
+# ---- the page
+
+
+def tables(kinds: Mapping[str, Any], statements: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown of the figures: mean and half width of the 95% interval over seeds, and the differences of the found losses."""
+    out = []
+    for kind, body in kinds.items():
+        arms = body["arms"]
+        names = [name for name in MEASURES if name in arms["base"]]
+        out += [f"| {kind} | {' | '.join(names)} | tuned |", "|---" * (len(names) + 2) + "|"]
+        for arm, figures in arms.items():
+            tuned = ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+                              for key, value in figures.get("tuned", {}).items())  # fmt: skip
+            out.append(f"| {arm} | {' | '.join(_cell(name, figures[name]) for name in names)} | {tuned} |")
+        out.append("")
+    out += ["| difference | pairs | measure | mean | Holm's p |", "|---|---|---|---|---|"]
+    for row in statements:
+        p = "" if row.get("p_holm") is None else f"{row['p_holm']:.2g}"
+        value = _cell(row["measure"], row, "+")
+        out.append(f"| {row['loss']} - {row['against']} | {row['kind']} | {row['measure']} | {value} | {p} |")
+    return "\n".join(out)
+
+
+def _cell(measure: str, figure: Mapping[str, Any], sign: str = "") -> str:
+    """Shares in percent, drifts in nats."""
+    factor, digits = (1.0, 2) if measure.endswith("drift") else (100.0, 1)
+    mean = format(factor * figure["mean"], f"{sign}.{digits}f")
+    if figure["high"] is None:
+        return mean
+    return f"{mean} ± {factor * (figure['high'] - figure['mean']):.{digits}f}"

@@ -151,8 +151,11 @@ def test_tuning_takes_the_best_and_a_killed_study_continues(small):
     assert small.out.read_bytes() == before
 
 
-def test_statements_are_paired_and_corrected_within_a_measure(small):
+def test_statements_are_paired_and_corrected_within_a_measure(small, capsys):
     study.main()
+    shown = capsys.readouterr().out
+    assert "| dpo | 53.0 ± 2.5 |" in shown  # 0.52, 0.53, 0.54: t 4.303 times 0.01 / sqrt(3)
+    assert "| quiet - dpo | noisy | accuracy | +2.0 ± 0.0 |" in shown
     found = json.loads(small.out.read_text())["statements"]
     accuracy = [row for row in found if row["measure"] == "accuracy"]
     assert len(accuracy) == len(found) / 3 == 16
