@@ -114,9 +114,9 @@ def step_zero(off, dtype=torch.float32):
         (0.0, torch.float32, 1.0),
         (1e-6, torch.float32, 1.0),
         (1e-4, torch.float32, 0.0),
-        (9e-4, torch.bfloat16, 1.0),
-        (1.2e-3, torch.bfloat16, 0.0),
-        (-1.2e-3, torch.bfloat16, 0.0),
+        (9e-3, torch.bfloat16, 1.0),
+        (1.2e-2, torch.bfloat16, 0.0),
+        (-1.2e-2, torch.bfloat16, 0.0),
     ],
 )
 def test_tolerance_of_step_zero(off, dtype, passed):

@@ -22,7 +22,8 @@ LOW = 0.05  # the quantile reported of the drift
 FALL = 0.2  # a fall of the chosen log-prob by more than this share of its size is worth a warning
 FP32_REWARD = 1e-4  # largest |reward| at step 0 in fp32 (sums of a few thousand nats differ by less)
 FP32_RELATIVE = 2e-6  # or this share of the log-prob, for very long answers
-LOW_PRECISION_NATS = 1e-3  # bf16: nats per token by which equal models differ between two packings
+# bf16: nats per token by which equal models may differ between two packings. SmolLM2-135M on answers of 40 tokens: 0.003
+LOW_PRECISION_NATS = 1e-2
 FIRST = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 WALL_CLOCK = ("runtime", "per_second", "total_flos", "train_loss")
 
@@ -107,7 +108,7 @@ def check_step_zero(columns: Columns, loss: LossSum, expected: Tensor, dtype: to
     expected: [B] losses with the reference's log-probs in place of the policy's. Losses are shown without weights, so
     that DPO's is ln 2. `step0/passed` is 1 when every
     |reward| is within tolerance: 1e-4 in fp32; in lower precision, where sums differ between packings by some
-    hundredths of a nat whatever their length, beta * 1e-3 per token of the batch.
+    tenths of a nat, beta * 1e-2 per token of the batch.
     """
     data = {name: column.double() for name, column in columns.items()}
     roles = [role for role in ("chosen", "rejected", "completion") if role in data and f"ref_{role}" in data]
