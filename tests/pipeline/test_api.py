@@ -258,3 +258,20 @@ def few(prompt, completion, row, *, words=5):
 def counting(prompt, sampling, seed):
     return "word " * (1 + seed % 7)
 """
+
+
+def test_text_prompts_become_messages_where_the_model_has_a_chat_template(tmp_path):
+    """As on the command line: a chat model that is given raw text answers something else, without a word."""
+    rows = [{"prompt": "12+7", "answer": "19"}]
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "12+7", "answer": "19"}\n', encoding="utf-8")
+    settings = {"model": BASE, "max_new_tokens": 4}
+
+    def asked(table):
+        return {(message["role"], message["content"]) for row in table for message in row["prompt"]}
+
+    for given in (rows, str(path)):
+        assert asked(prefopt.sample(given, n=1, **settings)) == {("user", "12+7")}
+        assert asked(prefopt.evaluate(given, n=0, **settings).table) == {("user", "12+7")}
+    beside = prefopt.evaluate(PAIRS, prompts=rows, n=0, pairs="all", **settings).table
+    assert asked(beside) == {("user", "12+7"), *(("user", row["prompt"]) for row in PAIRS)}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,8 +238,8 @@ def evaluate(
     Raises:
         PrefoptError: bad settings or rows; names what and the remedy.
     """
-    inputs = {} if prompts is None else {"prompts": _opened("evaluate", prompts, Context()).table}
-    done = _run("evaluate", dataset, _Call(settings, model, output, seed, strict, inputs))
+    tables = {} if prompts is None else {"prompts": prompts}
+    done = _run("evaluate", dataset, _Call(settings, model, output, seed, strict, tables=tables))
     return Result(done.table, done.quality, done.dropped)
 
 
@@ -254,6 +254,7 @@ class _Call:
     seed: int
     strict: bool
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, Any] = field(default_factory=dict)  # further inputs that are read as the data is
 
 
 def _stage(name: str) -> Stage:
@@ -266,13 +267,16 @@ def _run(name: str, dataset: Any, call: _Call) -> StageOutput:
     stage = _stage(name)
     config = parse_config(stage.config, _named(name, call.settings), f"prefopt.{name}")
     context = Context(seed=call.seed, strict=call.strict, inputs=call.inputs)
-    opened = _opened(name, dataset, context)
     with tempfile.TemporaryDirectory(prefix="prefopt-") as scratch:
         if stage.wants_model(config):
             if call.model is None:
                 raise PrefoptError(f"prefopt.{name}: no model; give model=DIRECTORY or a model in memory")
             path = given_model(call.model, Path(scratch) / "model")
             context = Context(call.seed, path, None, call.strict, call.inputs)
+        # after the model is known: text prompts become messages where it has a chat template
+        opened = _opened(name, dataset, context)
+        more = {key: _opened(name, given, context).table for key, given in call.tables.items()}
+        context = replace(context, inputs={**call.inputs, **more})
         if call.output is not None:
             return _told(name, run_alone(stage, config, opened, Path(call.output), context))
         require(opened.table, stage.reads, f"prefopt.{name}")
