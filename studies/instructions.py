@@ -63,7 +63,7 @@ def main() -> None:
             for name, value in vars(options).items()
             if name not in ("model", "ifeval", "pairs", "runs", "json")
         },
-        "model": summaries[0]["model"],
+        "model": Path(options.model).name,
         "seeds": seeds,
         "machine": {"processor": platform.machine(), "system": platform.system()},
         "versions": versions(),
