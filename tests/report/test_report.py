@@ -88,6 +88,16 @@ def test_same_folder_gives_same_bytes(run_of, tmp_path):
     assert write_report(copy).read_bytes() == first
 
 
+def test_the_temperature_is_that_of_the_recipe(run_of, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run_of("full"), folder)
+    assert "sampled at temperature 1 and greedily" in Page(page_of(folder)).words
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary["settings"]["evaluate"] = {"temperature": 0.8}
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    assert "sampled at temperature 0.8 and greedily" in Page(page_of(folder)).words
+
+
 @pytest.mark.parametrize("kind", ["hostile", "judged hostile"])
 def test_hostile_text_stays_text(run_of, kind):
     html = page_of(run_of(kind))

@@ -127,9 +127,12 @@ def _page(run: RunData, views: Mapping[str, Any], failed: Mapping[str, str]) -> 
 
 def _accuracy_about(run: RunData) -> str:
     if run.summary.get("accuracy"):
+        # the recipe as given: what it leaves out has its default
+        given = (run.summary.get("settings") or {}).get("evaluate") or {}
+        greedily = " and greedily" if run.summary.get("greedy") else ""
         return (
-            "Every arm answers the same test prompts, sampled at temperature 1 and greedily. Intervals are 95% "
-            "(Wilson); differences between arms are paired by prompt."
+            f"Every arm answers the same test prompts, sampled at temperature {given.get('temperature', 1.0):g}{greedily}. "
+            "Intervals are 95% (Wilson); differences between arms are paired by prompt."
         )
     return (
         "Without test prompts, the measure is held-out pairs: how often the model gives the chosen answer the higher "
