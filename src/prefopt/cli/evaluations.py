@@ -30,14 +30,17 @@ def win_rate_command(
     """Win rates of recorded answers against a baseline's by a judge, plain and length-controlled (docs/evaluate.md)."""
     from prefopt.core.settings import parse_config, parse_overrides
     from prefopt.tables.context import Context
+    from prefopt.tools.output import context_in, verb_folder
     from prefopt.tools.win_rate import win_rate as tool
+    from prefopt.tools.win_rate.answers import files_of
     from prefopt.tools.win_rate.settings import WinRateConfig
 
     config = parse_config(WinRateConfig, parse_overrides(context.args), "prefopt win-rate")
     if output is None:
         return tool.print_win_rate(tool.win_rate(outputs, baseline, config, Context(seed=seed)).figures)
-    with tool.win_rate_folder([*outputs, *([baseline] if baseline else [])], output) as journal:
-        found = tool.win_rate(outputs, baseline, config, tool.context_in(output, seed), journal=journal)
+    with verb_folder(output, tool.CLAIMS, files_of([*outputs, *([baseline] if baseline else [])])):
+        kept = context_in(output, tool.CLAIMS, seed)
+        found = tool.win_rate(outputs, baseline, config, kept, journal=output / tool.JOURNAL)
         tool.print_win_rate(found.figures)
         typer.echo(tool.write_win_rate(found, output))
 
@@ -60,14 +63,15 @@ def mt_bench_command(
     from prefopt.tools.mt_bench import mt_bench as tool
     from prefopt.tools.mt_bench.settings import MtBenchConfig
     from prefopt.tools.mt_bench.shown import print_mt_bench
+    from prefopt.tools.output import context_in, verb_folder
+    from prefopt.tools.win_rate.answers import files_of
 
     config = parse_config(MtBenchConfig, parse_overrides(context.args), "prefopt mt-bench")
     if output is None:
         return print_mt_bench(tool.mt_bench(places, config, Context(seed=seed), baseline=baseline).figures)
-    with tool.mt_bench_folder([*places, *([baseline] if baseline else [])], output) as journal:
-        found = tool.mt_bench(
-            places, config, tool.context_in(output, seed), baseline=baseline, journal=journal
-        )
+    with verb_folder(output, tool.CLAIMS, files_of([*places, *([baseline] if baseline else [])])):
+        kept = context_in(output, tool.CLAIMS, seed)
+        found = tool.mt_bench(places, config, kept, baseline=baseline, journal=output / tool.JOURNAL)
         print_mt_bench(found.figures)
         typer.echo(tool.write_mt_bench(found, output))
 

@@ -15,11 +15,11 @@ from prefopt.engines import Dtype
 from prefopt.models.find import resolve_model
 from prefopt.models.load import default_device, load_model, load_tokenizer
 from prefopt.rules.intervals import Z95
-from prefopt.tables.lock import working_in
 from prefopt.tables.ours import check_apart
 from prefopt.tables.owned import Claims, OwnedFolder
 from prefopt.tables.records import write_json
 from prefopt.tools.chat import BASE, run_models
+from prefopt.tools.output import verb_folder
 from prefopt.tools.win_rate.answers import split_place
 
 INSTALL = "pip install 'prefopt[eval]'"
@@ -195,12 +195,8 @@ def write_lm_eval(figures: Mapping[str, Any], output: Path) -> Path:
     Raises:
         PrefoptError: the folder holds other things, or another process works there.
     """
-    folder = OwnedFolder(output, CLAIMS)
-    folder.check()
-    with working_in(output):
-        folder.begin("lm-eval")
+    with verb_folder(output, CLAIMS):
         write_json(output / FIGURES, dict(figures))
-        folder.close()
     return output / FIGURES
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,13 @@ from prefopt.rules.intervals import share_interval
 from prefopt.rules.votes import WINNERS, Vote, agreement, judge_kind, mean_interval, win_rates
 from prefopt.stages.data.reading.readers import read_rows
 from prefopt.tables.context import Context
-from prefopt.tables.folder import StageFolder
-from prefopt.tables.lock import working_in
-from prefopt.tables.ours import check_apart
-from prefopt.tables.owned import Claims, OwnedFolder
+from prefopt.tables.owned import Claims
 from prefopt.tables.records import Row, make_table, to_json, write_json, write_table, write_text
 from prefopt.tools.mt_bench.answers import Answers, as_rows, read_or_write
 from prefopt.tools.mt_bench.bench import read_bench, read_categories
 from prefopt.tools.mt_bench.grading import Grade, Grader, Match
 from prefopt.tools.mt_bench.settings import MtBenchConfig
-from prefopt.tools.win_rate.answers import split_place
+from prefopt.tools.win_rate.answers import begins_with
 
 JOURNAL = "replies.jsonl"
 FIGURES, TABLE, ANSWERS, VOTES = "mt-bench.json", "judgments.parquet", "answers.jsonl", "votes.jsonl"
@@ -186,11 +182,7 @@ def _match_row(one: Match) -> Row:
 
 def has_votes(place: str) -> bool:
     """Whether the file holds votes on pairs of models."""
-    path = Path(place)
-    if not path.is_file() or path.suffix == ".parquet":
-        return False
-    first = next(iter(read_rows(str(path), limit=1)), None)
-    return first is not None and {"model_a", "model_b", "winner"} <= set(first[0])
+    return begins_with(place, {"model_a", "model_b", "winner"})
 
 
 def read_votes(place: str) -> Iterator[Vote]:
@@ -216,27 +208,6 @@ def read_votes(place: str) -> Iterator[Vote]:
 
 
 # ---- out
-
-
-@contextmanager
-def mt_bench_folder(inputs: Sequence[str], output: Path) -> Iterator[Path]:
-    """Context: one process works in the folder, which is new, empty or of this verb; gives the path of the replies.
-
-    Raises:
-        PrefoptError: it holds other things or an input, or another process works there.
-    """
-    check_apart(output, [("input", split_place(place)[0]) for place in inputs])
-    folder = OwnedFolder(output, CLAIMS)
-    folder.check()
-    with working_in(output):
-        folder.begin("mt-bench")
-        yield output / JOURNAL
-        folder.close()
-
-
-def context_in(output: Path, seed: int) -> Context:
-    """A context in which answers are kept beneath `output` as they are written."""
-    return Context(seed=seed, folder=StageFolder(output, CLAIMS))
 
 
 def write_mt_bench(found: MtBench, output: Path) -> Path:

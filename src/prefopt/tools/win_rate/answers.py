@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,11 @@ def split_place(place: str) -> tuple[Path, str | None]:
         return path, None
     before, _, name = place.rpartition(":")
     return Path(before), name
+
+
+def files_of(places: Iterable[str]) -> list[Path]:
+    """The file or folder of each `PATH` or `PATH:NAME`."""
+    return [split_place(place)[0] for place in places]
 
 
 def read_outputs(place: str, mode: str | None = None) -> Outputs:
@@ -140,11 +145,16 @@ def _outputs(name: str, rows: Iterable[Row], place: str) -> Outputs:
 
 def has_annotations(place: str) -> bool:
     """Whether the file holds verdicts on two outputs (AlpacaEval's annotations) rather than outputs."""
+    return begins_with(place, {"preference", "output_1", "output_2"})
+
+
+def begins_with(place: str, columns: Set[str]) -> bool:
+    """Whether `place` is a data file, no table of ours, whose first row has these columns."""
     path = Path(place)
     if not path.is_file() or path.suffix == ".parquet":
         return False
     first = next(iter(read_rows(str(path), limit=1)), None)
-    return first is not None and {"preference", "output_1", "output_2"} <= set(first[0])
+    return first is not None and columns <= set(first[0])
 
 
 def read_difficulty(path: Path) -> dict[str, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,9 @@ from prefopt.rules.intervals import share_interval
 from prefopt.rules.length_control import ANCHOR_WEIGHT, Anchors, length_controlled, length_terms
 from prefopt.stages.data.reading.readers import read_rows
 from prefopt.tables.context import Context
-from prefopt.tables.folder import StageFolder
-from prefopt.tables.lock import working_in
-from prefopt.tables.ours import check_apart
-from prefopt.tables.owned import Claims, OwnedFolder
+from prefopt.tables.owned import Claims
 from prefopt.tables.records import Row, make_table, write_json, write_table
-from prefopt.tools.win_rate.answers import has_annotations, read_difficulty, read_outputs, split_place
+from prefopt.tools.win_rate.answers import has_annotations, read_difficulty, read_outputs
 from prefopt.tools.win_rate.compared import Compared, annotated, annotation, as_annotations, judged
 from prefopt.tools.win_rate.settings import WinRateConfig
 
@@ -203,27 +199,6 @@ def _warnings(figures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 # ---- out
-
-
-@contextmanager
-def win_rate_folder(inputs: Sequence[str], output: Path) -> Iterator[Path]:
-    """Context: one process works in the folder, which is new, empty or of earlier win rates; gives the journal's path.
-
-    Raises:
-        PrefoptError: it holds other things or an input, or another process works there.
-    """
-    check_apart(output, [("input", split_place(place)[0]) for place in inputs])
-    folder = OwnedFolder(output, CLAIMS)
-    folder.check()
-    with working_in(output):
-        folder.begin("win-rate")
-        yield output / JOURNAL
-        folder.close()
-
-
-def context_in(output: Path, seed: int) -> Context:
-    """A context in which judges keep their answers beneath `output`."""
-    return Context(seed=seed, folder=StageFolder(output, CLAIMS))
 
 
 def write_win_rate(found: WinRates, output: Path) -> Path:
